@@ -1,0 +1,32 @@
+"""Edit fine-tuned language models by operating on their weights.
+
+The verbs of the command line, for Python: `apply`, `inspect`, `plan`, `recipes`, `schema`, `verify`.
+"""
+
+import surgery.plan  # first, since importing it later would put the module in the place of the function
+from surgery.api import apply, inspect, plan, recipes, schema, verify
+from surgery.errors import (
+    CheckpointError,
+    NumericalError,
+    OutputError,
+    PlanError,
+    RecipeError,
+    SurgeryError,
+    VerifyError,
+)
+
+__all__ = [
+    "CheckpointError",
+    "NumericalError",
+    "OutputError",
+    "PlanError",
+    "RecipeError",
+    "SurgeryError",
+    "VerifyError",
+    "apply",
+    "inspect",
+    "plan",
+    "recipes",
+    "schema",
+    "verify",
+]

@@ -79,9 +79,7 @@ def _range(value: object) -> tuple[int, int]:
     return low, high
 
 
-_RANGE_SCHEMA = {
-    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\s*-\s*\d+)?$"}]
-}
+_RANGE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\s*-\s*\d+)?$"}]}
 
 LayerRangeField = Annotated[
     LayerRange,

@@ -36,9 +36,7 @@ class Quantity:
         match = _PERCENT.fullmatch(text)
         if match and Fraction(match[1]) <= 100:
             return cls(percent=Fraction(match[1]))
-        raise ValueError(
-            f"found `{value}`; expected a count such as `64`, a percentage from `0%` to `100%`, or `all`"
-        )
+        raise ValueError(f"found `{value}`; expected a count such as `64`, a percentage from `0%` to `100%`, or `all`")
 
     def of(self, n: int) -> int:
         """The number meant, of n things: floor(p n / 100 + 1/2), at least 1 when p > 0; never more than n."""

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from fnmatch import fnmatchcase, translate
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict
 
+from surgery.groups import GROUPS
 from surgery.layers import LayerRangeField
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from surgery.anatomy import Anatomy, Stack
+
+ALL = "all"
+
+_INTEGER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 
 
 class Select(BaseModel):
-    """`select:` of a step: layers of one stack, groups or globs of tensors, less what is excluded."""
+    """`select:` of a step: layers of one stack, groups or globs of tensors, less what is excluded.
+
+    `layers` omitted means no restriction to layers, `tensors` omitted means all; both together mean their
+    intersection. An entry of `tensors` or `exclude` is a group, `all`, a tensor's name, or a glob on full
+    names. Groups and layers are those of the text decoder; `stack` names another stack, and then only the
+    tensors that are in it or stand beside it count.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -16,3 +37,123 @@ class Select(BaseModel):
     tensors: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     stack: str | None = None
+
+
+def resolve(select: Select, anatomy: Anatomy, names: Iterable[str]) -> list[str]:
+    """The names that `select` means, in the order of `names`.
+
+    Raises ValueError, with the nearest match, when an entry matches nothing or when nothing is left.
+    """
+    ordered = list(names)
+    stack = anatomy.decoder if select.stack is None else _stack(select.stack, anatomy)
+    if select.stack is not None and stack is not None:
+        ordered = [name for name in ordered if anatomy.home_of(name) == stack.prefix]
+    matches = {entry: _matches(entry, anatomy, stack, ordered) for entry in (*select.tensors, *select.exclude)}
+    allowed = _in_layers(select, anatomy, stack, ordered)
+    wanted = set().union(*(matches[entry] for entry in select.tensors)) if select.tensors else set(ordered)
+    excluded = set().union(*(matches[entry] for entry in select.exclude))
+    both = [name for name in ordered if name in allowed and name in wanted]
+    chosen = [name for name in both if name not in excluded]
+    if not chosen:
+        raise ValueError(_empty(select, allowed, wanted, both))
+    return chosen
+
+
+def _stack(text: str, anatomy: Anatomy) -> Stack:
+    if text in anatomy.stacks:
+        return anatomy.stacks[text]
+    found = [
+        stack
+        for prefix, stack in anatomy.stacks.items()
+        if prefix.startswith(text) or prefix.endswith(text) or fnmatchcase(prefix, text)
+    ]
+    if len(found) == 1:
+        return found[0]
+    near = difflib.get_close_matches(text, anatomy.stacks, n=1, cutoff=0.4)
+    hint = f"; did you mean `{near[0]}`?" if near and not found else ""
+    fault = "means more than one stack" if found else "means no stack"
+    raise ValueError(f"`stack: {text}` {fault}; the stacks are {_stacks(anatomy)}{hint}")
+
+
+def _in_layers(select: Select, anatomy: Anatomy, stack: Stack | None, names: list[str]) -> set[str]:
+    if select.layers is None:
+        return set(names)
+    if stack is None:
+        raise ValueError(
+            f"`layers: {select.layers}`: no text decoder is recognised in this checkpoint; "
+            f"name the stack that is meant with `stack:`, of {_stacks(anatomy)}"
+        )
+    try:
+        indices = select.layers.of(stack.layers)
+    except ValueError as error:
+        raise ValueError(f"{error} (stack `{stack.prefix}`)") from error
+    inside = {(stack.prefix, index) for index in indices}
+    return {name for name in names if anatomy.layer_of(name) in inside}
+
+
+def _matches(entry: str, anatomy: Anatomy, stack: Stack | None, names: list[str]) -> set[str]:
+    if entry == ALL:
+        return set(names)
+    if entry in GROUPS:
+        home = stack.prefix if stack else None
+        found = {name for name in names if anatomy.group_of(name) == entry and anatomy.home_of(name) == home}
+    else:
+        glob = re.compile(translate(entry))
+        found = {entry} & set(names) or {name for name in names if glob.match(name)}
+    if not found:
+        raise ValueError(f"`{entry}` matches no tensor{_hint(entry, anatomy, stack, names)}")
+    return found
+
+
+def _hint(entry: str, anatomy: Anatomy, stack: Stack | None, names: list[str]) -> str:
+    home = stack.prefix if stack else None
+    present = {anatomy.group_of(name) for name in names if anatomy.home_of(name) == home}
+    groups = [group for group in GROUPS if group in present]
+    if entry == "lm_head" and anatomy.tied and anatomy.embedding in names:
+        return f": the head is tied to `{anatomy.embedding}`; select `embedding`"
+    if entry in GROUPS:
+        where = f" of `{home}`" if home else ""
+        return f"{where} in that group; the groups found are {_list(groups)}; or give a glob, `{_example(names)}`"
+    patterns = {_INTEGER.sub("*", name): name for name in names}
+    if re.fullmatch(r"[\w.]+", entry) and any(f".{entry}." in f".{name}." for name in names):
+        inner = any(f".{entry}." in name for name in names)
+        return f": names are matched whole; did you mean `{f'*.{entry}.*' if inner else f'*{entry}*'}`?"
+    return _nearest(entry, [*groups, ALL], patterns)
+
+
+def _nearest(entry: str, words: list[str], patterns: dict[str, str]) -> str:
+    """The group, glob or name most like an entry; of names that differ in integers alone one is compared."""
+    tails = {f"*.{'.'.join(pattern.split('.')[-2:])}" for pattern in patterns if pattern.count(".") > 1}
+    generic = _INTEGER.sub("*", entry)
+    near = difflib.get_close_matches(generic, [*words, *sorted(tails), *patterns], n=1, cutoff=0.5)
+    if not near:
+        return f"; the groups are {_list(words)}, and a name here is `{next(iter(patterns.values()), '')}`"
+    exact = generic != entry and "*" not in entry
+    return f"; did you mean `{patterns.get(near[0], near[0]) if exact else near[0]}`?"
+
+
+def _empty(select: Select, allowed: Collection[str], wanted: Collection[str], both: Collection[str]) -> str:
+    if not allowed:
+        return f"`layers: {select.layers}` selects no layer"
+    entries = ", ".join(select.tensors) or ALL
+    if not both:
+        return (
+            f"`tensors: [{entries}]` matches {len(wanted)} tensors and `layers: {select.layers}` holds "
+            f"{len(allowed)}, but no tensor is in both; drop `layers` for what lies outside the layers"
+        )
+    return f"`exclude: [{', '.join(select.exclude)}]` removes all {len(both)} tensors that are selected"
+
+
+def _example(names: list[str]) -> str:
+    """A glob on the last components of the first matrix-like name."""
+    name = next((name for name in names if name.count(".") > 2), next(iter(names), "*"))
+    return f"*.{'.'.join(name.split('.')[-2:])}"
+
+
+def _stacks(anatomy: Anatomy) -> str:
+    shown = [f"{prefix}` ({stack.layers} layers)" for prefix, stack in anatomy.stacks.items()]
+    return ", ".join(f"`{text}" for text in shown) or "none"
+
+
+def _list(words: Sequence[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words) or "none"

@@ -1,0 +1,173 @@
+"""The verbs of the command line, for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# torch, pydantic and the rest are imported when a verb is called: `import surgery` and `surgery --help` stay quick.
+if TYPE_CHECKING:
+    from surgery.anatomy import Anatomy
+    from surgery.checkpoint import Checkpoint
+    from surgery.executor import Progress
+    from surgery.manifest import Verified
+    from surgery.plan import Plan
+    from surgery.recipe import Recipe
+
+    RecipeSource = str | Path | Mapping[str, object] | Recipe
+
+Model = str | Path
+Models = Sequence[Model] | Mapping[str, Model]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply` did: the plan that was carried out, where, and how many tensors an earlier run had finished."""
+
+    out: Path
+    plan: Plan
+    resumed: int
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What the headers of a checkpoint say."""
+
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+
+
+def plan(recipe: RecipeSource, models: Models, *, settings: Mapping[str, object] | None = None) -> Plan:
+    """Everything that `apply` would do, from the recipe and the checkpoints' headers alone.
+
+    `models` are directories, `.safetensors` files or hub ids, in the order of the recipe's roles, or a mapping
+    from role to model. `settings` are values for the recipe's parameters, as in `--set head=40%`.
+    Raises RecipeError, CheckpointError, PlanError.
+    """
+    from surgery.checkpoint import open_checkpoint
+    from surgery.planner import make_plan
+    from surgery.recipe import load
+
+    loaded = load(recipe, settings or {})
+    bound = _bind(loaded, models)
+    return make_plan(loaded, {role: open_checkpoint(model) for role, model in bound.items()})
+
+
+def apply(
+    recipe: RecipeSource,
+    models: Models,
+    out: str | Path,
+    *,
+    settings: Mapping[str, object] | None = None,
+    workers: int | None = None,
+    memory: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    fresh: bool = False,
+    durable: bool = False,
+    progress: Progress | None = None,
+) -> Applied:
+    """Edit `models` by `recipe` into the checkpoint directory `out`, which is complete or does not exist.
+
+    workers: tensors made at a time, each with one thread of arithmetic; default: the processors. No effect on bytes.
+    memory: bound of the process's resident memory in bytes. device: a torch device for the arithmetic.
+    overwrite: replace an existing `out` once the new one is complete. fresh: drop what an interrupted run left.
+    durable: wait until the disk has everything (against power failures; kills need no waiting).
+    progress: told of the plan, and of each tensor as it is finished.
+
+    Run again after an interruption it goes on where it was, to the same bytes. Raises any SurgeryError.
+    """
+    from surgery.manifest import is_complete
+    from surgery.writer import check_output, partial_of, rename_into_place
+
+    target = Path(out)
+    made = plan(recipe, models, settings=settings)
+    check_output(target, made, overwrite=overwrite)
+    if not fresh and is_complete(partial_of(target), made):
+        rename_into_place(partial_of(target), target)
+        return Applied(target, made, resumed=len(made.tensors))
+
+    from surgery.card import CARD_FILE, make_card
+    from surgery.executor import check_device, execute
+    from surgery.manifest import make_manifest
+    from surgery.workers import default_workers
+    from surgery.writer import Writer
+
+    check_device(device)
+    with Writer(target, made, _identity(made, device), fresh=fresh, durable=durable) as writer:
+        resumed = len(writer.finished)
+        digests = execute(
+            made,
+            writer,
+            workers=workers or default_workers(),
+            memory=memory,
+            device=device,
+            progress=progress,
+        )
+        files = {companion.name: companion.read() for companion in made.companions}
+        if made.index is not None:
+            files[made.index_name] = made.index
+        manifest = make_manifest(made, digests, files)
+        writer.commit({**files, CARD_FILE: make_card(made, manifest)}, manifest.dump())
+    return Applied(target, made, resumed)
+
+
+def verify(out: str | Path, *, workers: int | None = None) -> Verified:
+    """Read an output again and compare it with its manifest. Raises VerifyError with everything that differs."""
+    from surgery import manifest
+    from surgery.workers import default_workers
+
+    return manifest.verify(Path(out), workers or default_workers())
+
+
+def inspect(model: Model) -> Inspected:
+    """The layers, groups, shapes and dtypes of a checkpoint, from its headers. Raises CheckpointError."""
+    from surgery.anatomy import anatomy
+    from surgery.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model)
+    return Inspected(checkpoint, anatomy(checkpoint.tensors, tied=checkpoint.tied))
+
+
+def recipes() -> tuple[str, ...]:
+    """The names of the bundled recipes."""
+    from surgery import bundled
+
+    return tuple(bundled.names())
+
+
+def schema() -> dict[str, object]:
+    """The JSON Schema of the recipe format."""
+    from surgery import recipe_schema
+
+    return recipe_schema.schema()
+
+
+def _bind(recipe: Recipe, models: Models) -> dict[str, Model]:
+    """The model for each role. Raises PlanError when the numbers or the names differ."""
+    from surgery.errors import Fault, PlanError
+
+    roles = list(recipe.models)
+    expected = f"expected {len(roles)}, for the roles {', '.join(f'`{role}`' for role in roles)}, in this order"
+    if isinstance(models, Mapping):
+        if set(models) != set(roles):
+            found = ", ".join(f"`{role}`" for role in models) or "none"
+            raise PlanError([Fault(recipe.origin, f"found models for {found}; {expected}")])
+        return {role: models[role] for role in roles}
+    if isinstance(models, str | Path) or len(models) != len(roles):
+        found = "one path" if isinstance(models, str | Path) else f"{len(models)} models"
+        raise PlanError([Fault(recipe.origin, f"found {found}; {expected}")])
+    return dict(zip(roles, models, strict=True))
+
+
+def _identity(made: Plan, device: str) -> dict[str, object]:
+    """What must be the same for a run to go on with another's leftovers."""
+    from surgery.manifest import versions
+
+    inputs = {
+        role: [[shard.name, shard.size, shard.mtime_ns] for shard in checkpoint.shards]
+        for role, checkpoint in made.inputs.items()
+    }
+    return {"plan": made.hash, "inputs": inputs, "versions": versions(), "device": device}

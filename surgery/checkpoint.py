@@ -1,0 +1,274 @@
+"""Opens a checkpoint by its index and headers alone: no tensor byte is read.
+
+MODEL is a directory, one `.safetensors` file, or a hub id. Whatever cannot be trusted is refused with a
+CheckpointError. Links are followed, since the hub's cache is made of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery import anatomy as anatomies
+from surgery import hub
+from surgery.errors import CheckpointError
+from surgery.header import read_header
+from surgery.index import SUFFIX, check_index, read_index, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from surgery.header import Header, TensorInfo
+    from surgery.index import Index
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+CONFIG = "config.json"
+
+_SHARD = re.compile(r"(.+)-\d{5,}-of-(\d{5,})\.safetensors")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_CONVERT = (
+    "convert it to safetensors, on a machine that trusts it: "
+    "`AutoModelForCausalLM.from_pretrained(OLD, dtype='auto').save_pretrained(NEW)` with transformers"
+)
+_MERGE = "merge it into its base model first: `PeftModel.from_pretrained(base, ADAPTER).merge_and_unload()` with peft"
+_GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+# Where configurations of multimodal models keep that of the language model.
+_TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One safetensors file; size and mtime are those seen when its header was read."""
+
+    name: str
+    path: Path
+    size: int
+    mtime_ns: int
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of a checkpoint without reading a tensor.
+
+    `source` is what the user typed, `root` the directory of its files. `tensors` are in the order of shard
+    file names, then of offsets. `config` is empty where there is no `config.json`, and for a single file.
+    """
+
+    source: str
+    root: Path
+    hub_id: str | None
+    revision: str | None
+    tensors: Mapping[str, TensorInfo]
+    shards: tuple[Shard, ...]
+    index_name: str | None
+    index_metadata: Mapping[str, object]
+    config: Mapping[str, object]
+    is_directory: bool
+
+    @cached_property
+    def anatomy(self) -> anatomies.Anatomy:
+        """Stacks, decoder and groups; its `tied` is this checkpoint's."""
+        found = anatomies.anatomy(self.tensors)
+        return replace(found, tied=_tied(self.config, found))
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head is the token embedding.
+
+        As `tie_word_embeddings` says, in the configuration or in that of its language model. Where it is
+        omitted, the default depends on the model's class (true for Gemma, false for Llama), and the headers
+        decide: a generative model with a token embedding and no head is tied.
+        """
+        return self.anatomy.tied
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Open a directory, a `.safetensors` file or a hub id `org/name[@revision]`; a path that exists wins.
+
+    Raises CheckpointError.
+    """
+    text = str(source)
+    if not text or "\0" in text:
+        raise CheckpointError(f"`{text!r}` is no model; expected a directory, a `{SUFFIX}` file or a hub id")
+    path = Path(text).expanduser()
+    try:
+        found = path if os.path.lexists(path) else None
+        if found and found.is_dir():
+            return _open_directory(found, text)
+        if found:
+            return _open_file(found, text)
+    except OSError as error:
+        raise CheckpointError(f"`{text}` cannot be opened: {error.strerror}") from error
+    parsed = hub.parse_hub_id(text) if isinstance(source, str) else None
+    if parsed is None:
+        raise CheckpointError(
+            f"`{text}` does not exist{_nearby(path)}; "
+            f"expected a directory, a `{SUFFIX}` file or a hub id `org/name[@revision]`"
+        )
+    root, commit = hub.fetch(*parsed)
+    opened = _open_directory(root, text)
+    return replace(opened, hub_id=parsed[0], revision=commit)
+
+
+def _open_file(path: Path, source: str) -> Checkpoint:
+    if path.suffix in _PICKLES:
+        raise CheckpointError(f"`{source}` is a pickle, which can run code when it is loaded; {_CONVERT}")
+    if path.suffix == ".json":
+        raise CheckpointError(f"`{source}` is a JSON file; give the directory that holds it")
+    header = read_header(path)
+    if path.suffix != SUFFIX:
+        raise CheckpointError(f"`{source}` does not end in `{SUFFIX}`; expected a file that does")
+    return _checkpoint(path.parent, source, {path.name: header}, None, None, {})
+
+
+def _open_directory(root: Path, source: str) -> Checkpoint:
+    names = sorted(entry.name for entry in os.scandir(root))
+    index_name = _index_name(names, source)
+    if index_name is None:
+        weights = [_only_file(root, names, source)]
+        index = None
+    else:
+        index = read_index(root / index_name)
+        weights = index.shards
+        _check_strays(names, weights, index_name, source)
+    headers = {name: read_header(root / name) for name in weights}
+    if index is not None and index_name is not None:
+        check_index(root / index_name, index, headers)
+    config = read_json(root / CONFIG, "write it anew") if CONFIG in names else {}
+    return replace(_checkpoint(root, source, headers, index_name, index, config), is_directory=True)
+
+
+def _checkpoint(
+    root: Path,
+    source: str,
+    headers: Mapping[str, Header],
+    index_name: str | None,
+    index: Index | None,
+    config: Mapping[str, object],
+) -> Checkpoint:
+    tensors = {name: info for header in headers.values() for name, info in header.tensors.items()}
+    if not tensors:
+        raise CheckpointError(f"`{source}` holds no tensors")
+    adapter = next((name for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name), None)
+    if adapter:
+        raise CheckpointError(f"`{source}` is a PEFT adapter (it holds `{adapter}`), not a model; {_MERGE}")
+    shards = tuple(
+        Shard(name, root / name, header.size, header.mtime_ns, header.metadata) for name, header in headers.items()
+    )
+    metadata = index.metadata if index else {}
+    return Checkpoint(source, root, None, None, tensors, shards, index_name, metadata, config, False)
+
+
+def _index_name(names: list[str], source: str) -> str | None:
+    found = [name for name in names if name.endswith(f"{SUFFIX}.index.json")]
+    found = [name for name in found if not name.startswith("consolidated")] or found
+    if INDEX in found:
+        return INDEX
+    if len(found) > 1:
+        raise CheckpointError(f"`{source}` has several indices: {_list(found)}; leave one, or name it `{INDEX}`")
+    return found[0] if found else None
+
+
+def _only_file(root: Path, names: list[str], source: str) -> str:
+    """The one weights file of a directory without an index."""
+    found = [name for name in names if name.endswith(SUFFIX)]
+    # Mistral's own format, which transformers does not read, beside the one that it does.
+    found = [name for name in found if not name.startswith("consolidated")] or found
+    if SINGLE in found and "adapter_model.safetensors" in found:
+        found.remove("adapter_model.safetensors")
+    if "adapter_config.json" in names and SINGLE not in found:
+        raise CheckpointError(f"`{source}` is a PEFT adapter, not a model; {_MERGE}")
+    if not found:
+        raise CheckpointError(f"`{source}` {_instead(root, names)}")
+    if len(found) > 1:
+        raise CheckpointError(
+            f"`{source}` has {len(found)} `{SUFFIX}` files ({_list(found)}) and no `{INDEX}` that says which "
+            "belong to the model; restore the index, or name one file"
+        )
+    shard = _SHARD.fullmatch(found[0])
+    if shard and int(shard[2]) > 1:
+        raise CheckpointError(
+            f"`{source}` has `{found[0]}`, one of {int(shard[2])} shards, and no `{INDEX}`; fetch the rest"
+        )
+    return found[0]
+
+
+def _check_strays(names: list[str], weights: list[str], index_name: str, source: str) -> None:
+    """Refuse weights beside the index's that another tool could take for the model's."""
+    stems = {match[1] for name in weights if (match := _SHARD.fullmatch(name))}
+    for name in names:
+        match = _SHARD.fullmatch(name)
+        stale = match is not None and match[1] in stems
+        if name not in weights and (stale or name == SINGLE):
+            raise CheckpointError(
+                f"`{source}` holds `{name}`, which its `{index_name}` does not name: one of the two is left "
+                "from another save; remove that one"
+            )
+
+
+def _instead(root: Path, names: list[str]) -> str:
+    """What a directory without safetensors files holds, and what to do."""
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        return f"holds pickled weights (`{pickles[0]}`), which can run code when they are loaded; {_CONVERT}"
+    gguf = [name for name in names if name.endswith(".gguf")]
+    if gguf:
+        return f"holds a GGUF file only (`{gguf[0]}`); convert it first (transformers: `gguf_file=`)"
+    below = [name for name in names if any((root / name).glob(f"*{SUFFIX}"))]
+    if below:
+        return f"holds no `{SUFFIX}` file; did you mean `{root / below[-1]}`?"
+    return f"holds no `{SUFFIX}` file; expected a Hugging Face checkpoint directory"
+
+
+def _tied(config: Mapping[str, object], found: anatomies.Anatomy) -> bool:
+    whole, text = _flag(config), _text_flag(config)
+    if whole is True:
+        return True
+    # transformers lets a true flag of the language model overrule the whole's false, which is often a
+    # default; a head that is stored all the same says that false was meant.
+    if text is True and (whole is None or found.head is None):
+        return True
+    if whole is False or text is False:
+        return False
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    generative = not isinstance(first, str) or first.endswith(_GENERATIVE)
+    return generative and found.head is None and found.embedding is not None
+
+
+def _flag(config: Mapping[str, object]) -> bool | None:
+    value = config.get("tie_word_embeddings")
+    return value if isinstance(value, bool) else None
+
+
+def _text_flag(config: Mapping[str, object]) -> bool | None:
+    """The flag of the language model's configuration, or of one nested in that."""
+    for nested in (config.get(key) for key in _TEXT_CONFIGS):
+        if isinstance(nested, dict):
+            flag = _flag(nested)
+            flag = _text_flag(nested) if flag is None else flag
+            if flag is not None:
+                return flag
+    return None
+
+
+def _nearby(path: Path) -> str:
+    """The entry beside a path that does not exist whose name is most like its own."""
+    try:
+        names = [entry.name for entry in os.scandir(path.parent)]
+    except OSError:
+        return f" (nor does `{path.parent}`)" if not path.parent.exists() else ""
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f" (did you mean `{path.parent / close[0]}`?)" if close else ""
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

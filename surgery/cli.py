@@ -1,0 +1,286 @@
+"""The command line: options in, the API's verbs, messages out. The packages above add commands by entry points."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from surgery.errors import SurgeryError
+
+if TYPE_CHECKING:
+    from surgery.plan import Plan
+
+COMMANDS_GROUP = "surgery.commands"
+INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
+
+
+class _Commands(click.Group):
+    """Our commands, and those of installed packages; the latter are imported when they are listed or called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *entry_points(group=COMMANDS_GROUP).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is None:
+            for entry in entry_points(group=COMMANDS_GROUP, name=cmd_name):
+                command = entry.load()
+                assert isinstance(command, click.Command), f"{entry} is no click command"
+                return command
+        return found
+
+
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from surgery.size import parse_size
+
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for value in values:
+        name, sign, text = value.partition("=")
+        if not sign or not name.strip():
+            raise click.BadParameter(f"found `{value}`; expected NAME=VALUE, such as `head=40%`")
+        settings[name.strip()] = text.strip()
+    return settings
+
+
+_set = click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", callback=_settings,
+    help="Give a parameter of the recipe a value, or a key of its output: head=40%, output.dtype=float16.",
+)  # fmt: skip
+_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+_workers = click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="Tensors at a time. Default: the processors. Same bytes for any.",
+)
+_memory = click.option("--memory", type=_Size(), metavar="SIZE", help="Bound the process's memory: 2GB, 500MiB.")
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="surgery")
+def cli() -> None:
+    """Edit fine-tuned language models by operating on their weights.
+
+    A MODEL is a directory, a .safetensors file, or a hub id org/name[@revision]. A RECIPE is a YAML file or the
+    name of a bundled one.
+    """
+
+
+@cli.command()
+@click.argument("recipe")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("out", type=click.Path(path_type=Path))
+@_set
+@_workers
+@_memory
+@click.option("--device", default="cpu", show_default=True, help="Where the arithmetic runs: cpu, cuda, cuda:1.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing OUT, once the new one is complete.")
+@click.option("--fresh", is_flag=True, help="Drop what an interrupted run left, and start over.")
+@click.option("--durable", is_flag=True, help="Wait until the disk holds everything (against power failures).")
+@_json
+def apply(
+    recipe: str,
+    models: tuple[str, ...],
+    out: Path,
+    settings: dict[str, str],
+    workers: int | None,
+    memory: int | None,
+    device: str,
+    overwrite: bool,
+    fresh: bool,
+    durable: bool,
+    as_json: bool,
+) -> None:
+    """Edit MODELs by RECIPE into the checkpoint OUT.
+
+    MODELs are bound, in order, to the recipe's `models`. Run again after an interruption, it goes on where it was.
+    """
+    from surgery import api
+    from surgery.console import ApplyProgress, print_applied
+
+    with ApplyProgress() as progress:
+        applied = api.apply(
+            recipe, models, out, settings=settings, workers=workers, memory=memory, device=device,
+            overwrite=overwrite, fresh=fresh, durable=durable, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        _print_json({"out": str(applied.out), "resumed": applied.resumed, **_plan_json(applied.plan)})
+    else:
+        print_applied(applied)
+
+
+@cli.command()
+@click.argument("recipe")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@_set
+@_workers
+@_memory
+@_json
+def plan(
+    recipe: str,
+    models: tuple[str, ...],
+    settings: dict[str, str],
+    workers: int | None,
+    memory: int | None,
+    as_json: bool,
+) -> None:
+    """Show what `apply` would change, and what it costs, without reading a tensor."""
+    from surgery import api
+    from surgery.console import print_plan
+    from surgery.workers import default_workers
+
+    made = api.plan(recipe, models, settings=settings)
+    if memory is not None:
+        made.check_memory(memory)
+    if as_json:
+        _print_json({**_plan_json(made), "tensors": [_tensor_json(made, i) for i in range(len(made.tensors))]})
+    else:
+        print_plan(made, workers or default_workers())
+
+
+@cli.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@_workers
+@_json
+def verify(out: Path, workers: int | None, as_json: bool) -> None:
+    """Read OUT again and compare every tensor and file with its manifest."""
+    from surgery import api
+    from surgery.console import print_verified
+
+    verified = api.verify(out, workers=workers)
+    if as_json:
+        _print_json({"out": str(out), "tensors": verified.tensors, "files": verified.files, "bytes": verified.nbytes})
+    else:
+        print_verified(str(out), verified)
+
+
+@cli.command()
+@click.argument("model")
+@_json
+def inspect(model: str, as_json: bool) -> None:
+    """Show the layers, groups, shapes, dtypes and size of MODEL."""
+    from dataclasses import asdict
+
+    from surgery import api
+    from surgery.console import print_inspected
+    from surgery.inventory import inventory
+
+    inspected = api.inspect(model)
+    if not as_json:
+        print_inspected(inspected)
+        return
+    anatomy = inspected.anatomy
+    _print_json(
+        {
+            "model": inspected.checkpoint.source,
+            "decoder": anatomy.decoder.prefix if anatomy.decoder else None,
+            "stacks": {stack.prefix: stack.layers for stack in anatomy.stacks.values()},
+            "tied": inspected.checkpoint.tied,
+            "files": [shard.name for shard in inspected.checkpoint.shards],
+            "modules": [asdict(row) for row in inventory(inspected.checkpoint, anatomy)],
+        }
+    )
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_json
+def recipes(name: str | None, as_json: bool) -> None:
+    """List the bundled recipes, or print the one called NAME."""
+    from surgery import bundled
+    from surgery.recipe import load
+
+    if name is not None:
+        text = bundled.read(name)
+        if as_json:
+            _print_json(load(name, {}).canonical())
+        else:
+            click.echo(text, nl=not text.endswith("\n"))
+        return
+    found = {known: load(known, {}) for known in bundled.names()}
+    if as_json:
+        _print_json([{"name": known, "summary": recipe.summary} for known, recipe in found.items()])
+        return
+    width = max(map(len, found))
+    for known, recipe in found.items():
+        click.echo(f"{known:{width}}  {' '.join(recipe.models)}: {recipe.summary}")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of the recipe format."""
+    from surgery import api
+
+    _print_json(api.schema())
+
+
+def _plan_json(made: Plan) -> dict[str, object]:
+    return {
+        "plan": made.hash,
+        "recipe": made.recipe.name,
+        "parameters": dict(made.recipe.parameters),
+        "inputs": {role: checkpoint.source for role, checkpoint in made.inputs.items()},
+        "files": {file.name: file.size for file in made.files},
+        "bytes_read": made.bytes_read,
+        "bytes_written": made.bytes_written,
+        "flops": sum(map(made.flops, made.tensors)),
+        "actions": {action: sum(t.action == action for t in made.tensors) for action in ("copy", "cast", "compute")},
+        "remarks": list(made.remarks),
+    }
+
+
+def _tensor_json(made: Plan, number: int) -> dict[str, object]:
+    tensor = made.tensors[number]
+    return {
+        "name": tensor.slot.name,
+        "file": tensor.slot.file,
+        "dtype": tensor.slot.dtype.name,
+        "shape": tensor.slot.shape,
+        "action": tensor.action,
+        "steps": tensor.steps,
+        "read": [source.role for source in tensor.inputs],
+        "memory": made.memory(tensor),
+        "flops": made.flops(tensor),
+    }
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command line; every foreseeable fault is one message and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except SurgeryError as error:
+        click.echo(f"error: {error}", err=True)
+        code = 1
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; what is finished is kept: run the same command again to go on", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

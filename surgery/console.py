@@ -1,0 +1,186 @@
+"""What a person sees: tables on stdout, progress on stderr. Only the command line uses it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from surgery.api import Applied, Inspected
+from surgery.inventory import ModuleRow, inventory
+from surgery.manifest import Verified
+from surgery.plan import Action, Plan, TensorPlan
+from surgery.size import show_size
+
+FLOPS_PER_BYTE = 100  # the work of moving one byte, in floating-point operations, for the progress bar only
+PLAIN_SECONDS = 5  # between two lines when stderr is no terminal
+
+
+def _table(*columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    # A pipe has no width: nothing may be folded there that a program will read by lines.
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+
+def print_plan(plan: Plan, workers: int) -> None:
+    """What would change, and what it costs."""
+    console = _console()
+    recipe = plan.recipe
+    console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}".rstrip(), markup=True)
+    inputs = _table("role", "model", "tensors", right=["tensors"])
+    for role, checkpoint in plan.inputs.items():
+        mark = f"{role} (start)" if role == recipe.start else role
+        inputs.add_row(mark, checkpoint.source, f"{len(checkpoint.tensors):,}")
+    console.print(inputs)
+    console.print()
+    work = _table("tensors", "what is done", "read", "write", "GFLOP", right=["tensors", "read", "write", "GFLOP"])
+    for what, tensors in _by_work(plan).items():
+        work.add_row(
+            f"{len(tensors):,}",
+            what,
+            show_size(sum(source.info.nbytes for tensor in tensors for source in tensor.inputs)),
+            show_size(sum(tensor.slot.nbytes for tensor in tensors)),
+            f"{sum(map(plan.flops, tensors)) / 1e9:,.0f}",
+        )
+    console.print(work)
+    console.print()
+    for remark in plan.remarks:
+        console.print(f"note: {remark}", markup=False)
+    files = f"{len(plan.files)} file{'s' if len(plan.files) > 1 else ''}"
+    console.print(
+        f"reads {show_size(plan.bytes_read)}, writes {show_size(plan.bytes_written)} in {files}; at most "
+        f"{show_size(plan.peak_memory(workers))} of memory with {workers} workers; plan {plan.hash[:12]}"
+    )
+
+
+def _by_work(plan: Plan) -> dict[str, list[TensorPlan]]:
+    """Tensors that are treated alike, in the order in which the first of each kind appears."""
+    groups: dict[str, list[TensorPlan]] = {}
+    for tensor in plan.tensors:
+        roles = ", ".join(dict.fromkeys(source.role for source in tensor.inputs))
+        steps = ", then ".join(f"steps[{i}] {plan.recipe.steps[i].op}" for i in tensor.steps)
+        groups.setdefault(f"{steps or tensor.action} of {roles}", []).append(tensor)
+    return groups
+
+
+def print_applied(applied: Applied) -> None:
+    """What was done, and where it lies."""
+    actions = Counter(tensor.action for tensor in applied.plan.tensors)
+    words: dict[Action, str] = {"compute": "computed", "cast": "cast", "copy": "copied"}
+    done = ", ".join(f"{actions[action]:,} {word}" for action, word in words.items() if actions[action])
+    resumed = f"; {applied.resumed:,} were there from an interrupted run" if applied.resumed else ""
+    size = show_size(applied.plan.bytes_written)
+    _console().print(f"{applied.out}: {len(applied.plan.tensors):,} tensors, {size}: {done}{resumed}", markup=False)
+
+
+def print_verified(out: str, verified: Verified) -> None:
+    """That an output is what its manifest says."""
+    _console().print(
+        f"{out}: {verified.tensors:,} tensors and {verified.files} files are as the manifest says "
+        f"({show_size(verified.nbytes)})",
+        markup=False,
+    )
+
+
+def print_inspected(inspected: Inspected) -> None:
+    """Stacks, groups, shapes, dtypes and sizes of a checkpoint."""
+    console = _console()
+    checkpoint, anatomy = inspected.checkpoint, inspected.anatomy
+    rows = inventory(checkpoint, anatomy)
+    parameters = sum(row.parameters for row in rows)
+    console.print(
+        f"{checkpoint.source}: {len(checkpoint.tensors):,} tensors, {parameters:,} parameters, "
+        f"{show_size(sum(row.nbytes for row in rows))} in {len(checkpoint.shards)} "
+        f"file{'s' if len(checkpoint.shards) > 1 else ''}",
+        markup=False,
+    )
+    for stack in anatomy.stacks.values():
+        name = "text decoder" if stack == anatomy.decoder else "stack"
+        console.print(f"{name}: {stack.prefix}, {stack.layers} layers", markup=False)
+    if checkpoint.tied:
+        console.print(f"output head: tied to {anatomy.embedding}", markup=False)
+    console.print()
+    table = _table("tensors", "group", "shape", "dtype", "count", "size", right=["count", "size"])
+    for row in rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+
+
+def _cells(row: ModuleRow) -> tuple[str, ...]:
+    shape = " x ".join(map(str, row.shape)) or "scalar"
+    return row.pattern, row.group or "-", shape, row.dtype, f"{row.count:,}", show_size(row.nbytes)
+
+
+class ApplyProgress:
+    """Progress of `apply` on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._work = self._bar.add_task("apply", total=None)
+        self._plan: Plan | None = None
+        self._total = self._done = self._tensors = 0
+        self._told = monotonic()
+
+    def begin(self, plan: Plan) -> None:
+        """The run starts."""
+        self._plan = plan
+        self._total = sum(self._cost(tensor) for tensor in plan.tensors)
+        self._bar.update(self._work, total=len(plan.tensors))
+
+    def finished(self, tensor: TensorPlan, resumed: bool) -> None:  # noqa: ARG002 - the protocol's
+        """A tensor is in place."""
+        assert self._plan is not None
+        self._tensors += 1
+        self._done += self._cost(tensor)
+        percent = 100 * self._done // max(self._total, 1)
+        self._bar.update(self._work, advance=1, description=f"apply {percent:3} %")
+        if not self._console.is_terminal and monotonic() >= self._told + PLAIN_SECONDS:
+            self._told = monotonic()
+            self._console.print(f"apply: {percent} %, {self._tensors:,} of {len(self._plan.tensors):,} tensors")
+
+    def stopping(self) -> None:
+        """The run was interrupted."""
+        self._console.print("stopping after the matrices at hand; Ctrl-C again leaves at once")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def _cost(self, tensor: TensorPlan) -> int:
+        assert self._plan is not None
+        return self._plan.flops(tensor) + FLOPS_PER_BYTE * tensor.slot.nbytes

@@ -1,0 +1,199 @@
+"""Runs a plan: worker threads read, compute and write tensors under one memory budget."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Protocol
+
+import torch
+
+from surgery.compute import Stopped, make_tensor
+from surgery.errors import Fault, PlanError
+from surgery.plan import INTERPRETER_BYTES, Plan, TensorPlan
+from surgery.reader import Reader
+from surgery.writer import Writer
+
+
+class Progress(Protocol):
+    """Who wants to know how far a run is. The methods are called by the worker threads, one at a time."""
+
+    def begin(self, plan: Plan) -> None:
+        """The run starts."""
+
+    def finished(self, tensor: TensorPlan, resumed: bool) -> None:
+        """A tensor is in place; `resumed` tells whether an earlier run had made it."""
+
+    def stopping(self) -> None:
+        """The run was interrupted and waits for the pieces at hand."""
+
+
+_SPARE_DESCRIPTORS = 64  # beside the shards: standard streams, libraries, the journal
+
+
+def execute(
+    plan: Plan,
+    writer: Writer,
+    *,
+    workers: int,
+    memory: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Mapping[str, str]:
+    """Make every tensor of the plan and return their BLAKE3 digests, in the plan's order.
+
+    Each worker makes one tensor at a time with one thread of arithmetic, so the bytes depend neither on the
+    number of workers nor on the order in which they finish. `memory` bounds the process, in bytes: a tensor
+    waits until its share is free. The first error stops the others at their next piece and is raised; so is
+    KeyboardInterrupt.
+    """
+    if memory is not None:
+        plan.check_memory(memory)
+    _raise_descriptor_limit(plan)
+    if progress is not None:
+        progress.begin(plan)
+    threads_before = torch.get_num_threads()
+    with ExitStack() as stack:
+        readers = {role: stack.enter_context(Reader(plan.inputs[role])) for role in plan.inputs}
+        crew = _Crew(plan, writer, readers, memory, torch.device(device), progress)
+        try:
+            crew.run(workers)
+        finally:
+            torch.set_num_threads(threads_before)
+    return {tensor.slot.name: crew.digests[tensor.slot.name] for tensor in plan.tensors}
+
+
+def check_device(name: str) -> None:
+    """Raises PlanError for a device that torch does not know or that this machine does not have."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        message = f"cannot be used ({reason}); expected `cpu`, or a device that this torch sees, such as `cuda:0`"
+        raise PlanError([Fault(f"device `{name}`", message)]) from error
+
+
+class _Crew:
+    """The workers of one run and what they share."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        writer: Writer,
+        readers: Mapping[str, Reader],
+        memory: int | None,
+        device: torch.device,
+        progress: Progress | None,
+    ) -> None:
+        self.plan = plan
+        self.writer = writer
+        self.readers = readers
+        self.device = device
+        self.progress = progress
+        self.digests: dict[str, str] = {}
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        # The longest jobs are taken first, so that none is left alone at the end; equal ones in file order.
+        self._queue = sorted(plan.tensors[::-1], key=plan.flops)
+        self._free = None if memory is None else memory - INTERPRETER_BYTES
+        self._changed = threading.Condition()
+
+    def run(self, workers: int) -> None:
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt:
+            self._halt(None)
+            if self.progress is not None:
+                self.progress.stopping()
+            for thread in threads:  # the descriptors may be closed only once no worker uses them
+                thread.join()
+            raise
+        if self.error is not None:
+            raise self.error
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)
+        while (tensor := self._take()) is not None:
+            try:
+                self._make(tensor)
+            except BaseException as error:
+                self._halt(_in_words(error, tensor))
+                return
+            finally:
+                self._give_back(tensor)
+
+    def _make(self, tensor: TensorPlan) -> None:
+        slot = tensor.slot
+        before = self.writer.finished.get(slot.name)
+        resumed = before is not None and self.writer.digest(slot) == before
+        if resumed:
+            assert before is not None
+            digest = before
+        else:
+            digest = make_tensor(self.plan, tensor, self.readers, self.writer, self.device, self._stop.is_set)
+            self.writer.finish(slot, digest)
+        with self._changed:
+            self.digests[slot.name] = digest
+            if self.progress is not None:
+                self.progress.finished(tensor, resumed)
+
+    def _take(self) -> TensorPlan | None:
+        """The next tensor whose memory is free; waits while there is none, None when all is done or halted."""
+        with self._changed:
+            while self._queue and not self._stop.is_set():
+                for position in range(len(self._queue) - 1, -1, -1):
+                    tensor = self._queue[position]
+                    if self._free is None or self.plan.memory(tensor) <= self._free:
+                        del self._queue[position]
+                        self._account(-self.plan.memory(tensor))
+                        self._prefetch()
+                        return tensor
+                self._changed.wait()
+            return None
+
+    def _give_back(self, tensor: TensorPlan) -> None:
+        with self._changed:
+            self._account(self.plan.memory(tensor))
+            self._changed.notify_all()
+
+    def _account(self, nbytes: int) -> None:
+        if self._free is not None:
+            self._free += nbytes
+
+    def _prefetch(self) -> None:
+        """Let the kernel read the next tensor's inputs while this one is computed."""
+        if self._queue:
+            for source in self._queue[-1].inputs:
+                self.readers[source.role].prefetch(source.info)
+
+    def _halt(self, error: BaseException | None) -> None:
+        with self._changed:
+            if error is not None and self.error is None and not isinstance(error, Stopped):
+                self.error = error
+            self._stop.set()
+            self._changed.notify_all()
+
+
+def _in_words(error: BaseException, tensor: TensorPlan) -> BaseException:
+    """The error itself, or one that says what to do when memory ran out (on the CPU torch has no class for it)."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        message = "there was not enough memory to make it; use fewer `--workers`, or bound the run with `--memory`"
+        faults = PlanError([Fault(f"`{tensor.slot.name}`", message)])
+        faults.__cause__ = error
+        return faults
+    return error
+
+
+def _raise_descriptor_limit(plan: Plan) -> None:
+    """Every shard may be open at once; the usual soft limit of 1,024 is short for the largest checkpoints."""
+    needed = sum(len(checkpoint.shards) for checkpoint in plan.inputs.values()) + len(plan.files)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = needed + _SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard > 0 else wanted, hard))

@@ -1,0 +1,219 @@
+"""`surgery.json`: what an output is made of and how, and the check that it still is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from surgery.checkpoint import Checkpoint
+from surgery.errors import CheckpointError, Fault, VerifyError
+from surgery.header import Header, read_header
+from surgery.plan import Plan
+from surgery.writer import MANIFEST_FILE, region_digest
+
+FORMAT = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorEntry(_Part):
+    """One tensor: what it is, what was done (`copy`, `cast` or the operations' names), its BLAKE3 digest."""
+
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    done: tuple[str, ...]
+    read: tuple[str, ...]
+    blake3: str
+
+
+class InputEntry(_Part):
+    """Where an input came from; `manifest` is the digest of its own `surgery.json`, if it has one."""
+
+    source: str
+    hub_id: str | None
+    revision: str | None
+    files: dict[str, int]
+    manifest: str | None
+
+
+class RecipeEntry(_Part):
+    """The recipe as it was written, and as it was run: parameters and `--set` filled in."""
+
+    name: str
+    text: str
+    resolved: dict[str, object]
+
+
+class ShardEntry(_Part):
+    """A tensor file: its size in bytes, and the digest of its header."""
+
+    size: int
+    header: str
+
+
+class Manifest(_Part):
+    """Everything needed to check an output and to make it again. It holds no time, so that it is reproducible."""
+
+    format: int
+    versions: dict[str, str]
+    plan: str
+    recipe: RecipeEntry
+    inputs: dict[str, InputEntry]
+    shards: dict[str, ShardEntry]
+    files: dict[str, str]
+    tensors: tuple[TensorEntry, ...]
+
+    def dump(self) -> bytes:
+        """JSON with one line for each tensor."""
+        head = self.model_dump(mode="json", exclude={"tensors"})
+        lines = [json.dumps(entry.model_dump(mode="json"), ensure_ascii=False) for entry in self.tensors]
+        opening = json.dumps(head, indent=2, ensure_ascii=False)[:-2]
+        rows = ",\n    ".join(lines)
+        return f'{opening},\n  "tensors": [\n    {rows}\n  ]\n}}\n'.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found to be as the manifest says."""
+
+    tensors: int
+    files: int
+    nbytes: int
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    return {name: version(name) for name in ("surgery", "torch", "safetensors")}
+
+
+def make_manifest(plan: Plan, digests: Mapping[str, str], files: Mapping[str, bytes]) -> Manifest:
+    """The manifest of a finished output; `files` are those beside the weights that shall stay as they are."""
+    return Manifest(
+        format=FORMAT,
+        versions=versions(),
+        plan=plan.hash,
+        recipe=RecipeEntry(name=plan.recipe.name, text=plan.recipe.text, resolved=plan.recipe.canonical()),
+        inputs={role: _input(checkpoint) for role, checkpoint in plan.inputs.items()},
+        shards={file.name: ShardEntry(size=file.size, header=blake3(file.header).hexdigest()) for file in plan.files},
+        files={name: blake3(content).hexdigest() for name, content in files.items()},
+        tensors=tuple(
+            TensorEntry(
+                name=tensor.slot.name,
+                file=tensor.slot.file,
+                dtype=tensor.slot.dtype.name,
+                shape=tensor.slot.shape,
+                done=tuple(op.op for op in plan.ops(tensor)) or (tensor.action,),
+                read=tuple(dict.fromkeys(source.role for source in tensor.inputs)),
+                blake3=digests[tensor.slot.name],
+            )
+            for tensor in plan.tensors
+        ),
+    )
+
+
+def read_manifest(out: Path) -> Manifest:
+    """Read the manifest of an output. Raises VerifyError."""
+    path = out / MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        hint = "expected a directory that `surgery apply` made, with its manifest"
+        raise VerifyError([Fault(f"`{out}`", f"found no `{MANIFEST_FILE}`; {hint}")]) from None
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{error.error_count()} fields are wrong"
+        message = f"cannot be read as a manifest ({reason}); it was damaged, or written by another version"
+        raise VerifyError([Fault(f"`{path}`", message)]) from error
+    if manifest.format != FORMAT:
+        message = f"is of format {manifest.format}; this version reads format {FORMAT}"
+        raise VerifyError([Fault(f"`{path}`", message)])
+    return manifest
+
+
+def is_complete(partial: Path, plan: Plan) -> bool:
+    """Whether a run of this very plan had finished all but the renaming."""
+    try:
+        return read_manifest(partial).plan == plan.hash
+    except VerifyError:
+        return False
+
+
+def verify(out: Path, workers: int) -> Verified:
+    """Read an output again and compare every tensor and file with the manifest.
+
+    Raises VerifyError with everything that differs: missing, added and changed tensors and files.
+    """
+    manifest = read_manifest(out)
+    faults = list(_file_faults(out, manifest))
+    headers: dict[str, Header] = {}
+    for name in manifest.shards:
+        try:
+            headers[name] = read_header(out / name)
+        except CheckpointError as error:
+            faults.append(Fault("", str(error)))
+    with ThreadPoolExecutor(workers) as pool:
+        faults += [fault for fault in pool.map(lambda t: _tensor_fault(out, headers, t), manifest.tensors) if fault]
+    known = {entry.name for entry in manifest.tensors}
+    added = [info for header in headers.values() for info in header.tensors.values() if info.name not in known]
+    faults += [Fault(f"`{info.file}`", f"holds `{info.name}`, which the manifest does not list") for info in added]
+    if faults:
+        raise VerifyError(faults)
+    nbytes = sum(shard.size for shard in manifest.shards.values())
+    return Verified(len(manifest.tensors), len(manifest.files) + len(manifest.shards), nbytes)
+
+
+def _input(checkpoint: Checkpoint) -> InputEntry:
+    path = checkpoint.root / MANIFEST_FILE
+    known = checkpoint.is_directory and path.is_file()
+    return InputEntry(
+        source=checkpoint.source,
+        hub_id=checkpoint.hub_id,
+        revision=checkpoint.revision,
+        files={shard.name: shard.size for shard in checkpoint.shards},
+        manifest=blake3(path.read_bytes()).hexdigest() if known else None,
+    )
+
+
+def _file_faults(out: Path, manifest: Manifest) -> Iterator[Fault]:
+    for name, expected in manifest.files.items():
+        try:
+            found = blake3((out / name).read_bytes()).hexdigest()
+        except OSError as error:
+            yield Fault(f"`{name}`", f"cannot be read: {error.strerror}")
+            continue
+        if found != expected:
+            yield Fault(f"`{name}`", f"was changed: its digest is {found[:16]}..., expected {expected[:16]}...")
+    for path in sorted(out.glob("*.safetensors")):
+        if path.name not in manifest.shards:
+            yield Fault(f"`{path.name}`", "is not in the manifest; loaders may take it for a part of the model")
+
+
+def _tensor_fault(out: Path, headers: Mapping[str, Header], entry: TensorEntry) -> Fault | None:
+    where = f"`{entry.name}`"
+    if entry.file not in headers:
+        return None  # told already, once for the file
+    info = headers[entry.file].tensors.get(entry.name)
+    if info is None:
+        return Fault(where, f"is missing from `{entry.file}`")
+    if (info.dtype.name, info.shape) != (entry.dtype, entry.shape):
+        found, expected = (f"{d} {list(s)}" for d, s in ((info.dtype.name, info.shape), (entry.dtype, entry.shape)))
+        return Fault(where, f"is {found}, expected {expected}")
+    fd = os.open(out / entry.file, os.O_RDONLY)
+    try:
+        digest = region_digest(fd, info.start, info.nbytes)
+    finally:
+        os.close(fd)
+    if digest != entry.blake3:
+        return Fault(where, f"was changed: its digest is {digest[:16]}..., expected {entry.blake3[:16]}...")
+    return None

@@ -1,0 +1,85 @@
+"""Put back a model's leading (and trailing) singular directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import model_validator
+
+from surgery.ops.spectral import TwoModelOp
+from surgery.quantity import Quantity, QuantityField
+from surgery.spectral import cost
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RestoreDirections(TwoModelOp):
+    """W' = U_b,h S*_h V_b,h^T + U_rest S_rest V_rest^T + U_b,t S*_t V_b,t^T.
+
+    h = `head` leading and t = `tail` trailing directions of b, the tensor of the model `from`, replace those of W, the
+    running tensor; W = U S V^T and b = U_b S_b V_b^T, values descending. S* is S (`singular_values: start`) or S_b
+    (`from`) on the replaced indices. With h + t >= min(rows, cols) the result is U_b S* V_b^T.
+
+    `orthogonalize`: `none` is the formula as published, whose mixed factors are not orthonormal, so W' does not have the
+    singular values S*. `rotate` turns the rest by the direct rotations that take the replaced onto the restored subspaces,
+    `polar` replaces both factors by their nearest orthonormal matrices; then W' has exactly the values S*.
+    Sources: "RL Is Neither a Panacea Nor a Mirage", arXiv 2509.12235 (`none`); Davis and Kahan 1970 (`rotate`).
+    """
+
+    op: Literal["restore_directions"]
+    head: QuantityField
+    tail: QuantityField = Quantity(count=0)
+    singular_values: Literal["start", "from"] = "start"
+    orthogonalize: Literal["none", "rotate", "polar"] = "none"
+
+    @model_validator(mode="after")
+    def _restores_something(self) -> RestoreDirections:
+        if self.head.of(1) + self.tail.of(1) == 0:
+            raise ValueError(
+                "`head` and `tail` are both 0, so nothing would be restored; "
+                "give one of them a count or a percentage"
+            )
+        return self
+
+    def _counts(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        n = min(shape)
+        return self.head.of(n), self.tail.of(n)
+
+    def apply(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+        """W' for a matrix W and b = `sources[from]`. Raises NumericalError for NaN, infinity, or no convergence."""
+        from surgery.spectral.polar import restore_polar
+        from surgery.spectral.restore import restore
+        from surgery.spectral.rotation import restore_rotated
+        from surgery.spectral.triplets import outer_triplets
+
+        b = self._finite_source(W, sources)
+        n = min(W.shape)
+        head, tail = self._counts(W.shape)
+        if head + tail >= n:
+            return b.clone() if self.singular_values == "from" else self._with_values(b, W)
+        if self.orthogonalize == "polar":
+            start, source = outer_triplets(W, n), outer_triplets(b, n)
+            values = start.S.clone()
+            if self.singular_values == "from":
+                values[:head] = source.S[:head]
+                values[n - tail :] = source.S[n - tail :]
+            return restore_polar(start, source, head, tail, values)
+        replaced, restored = outer_triplets(W, head, tail), outer_triplets(b, head, tail)
+        values = replaced.S if self.singular_values == "start" else restored.S
+        edit = restore if self.orthogonalize == "none" else restore_rotated
+        return edit(W, replaced, restored, values)
+
+    def workspace(self, shape: tuple[int, ...]) -> int:
+        return cost.workspace(shape, *self._counts(shape), self.orthogonalize)
+
+    def flops(self, shape: tuple[int, ...]) -> int:
+        return cost.flops(shape, *self._counts(shape), self.orthogonalize)
+
+    def remark(self, shape: tuple[int, int]) -> str | None:
+        n, (head, tail) = min(shape), self._counts(shape)
+        if head + tail < n:
+            return None
+        asked = f"head {self.head}" + (f" + tail {self.tail}" if tail else "")
+        return f"restored whole: {asked} >= {n} directions"

@@ -1,0 +1,31 @@
+"""Keep the singular directions, take the singular values of another model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from surgery.ops.spectral import TwoModelOp
+from surgery.spectral import cost
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RestoreValues(TwoModelOp):
+    """W' = U S_b V^T for W = U S V^T, the running tensor, and b = U_b S_b V_b^T, that of the model `from`.
+
+    The control experiment of "RL Is Neither a Panacea Nor a Mirage", arXiv 2509.12235: it changes next to nothing.
+    """
+
+    op: Literal["restore_values"]
+
+    def apply(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+        """W' for a matrix W. Raises NumericalError for NaN, infinity, or no convergence."""
+        return self._with_values(directions=W, values=self._finite_source(W, sources))
+
+    def workspace(self, shape: tuple[int, ...]) -> int:
+        return cost.workspace(shape, min(shape))
+
+    def flops(self, shape: tuple[int, ...]) -> int:
+        return cost.flops(shape, min(shape))

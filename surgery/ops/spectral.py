@@ -1,0 +1,58 @@
+"""What the operations on singular directions and values have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from surgery.layers import LayerRange
+from surgery.ops.base import RESULT, Kind, Op, Role
+from surgery.select import Select
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _other_model(name: str) -> str:
+    if name == RESULT:
+        raise ValueError(f"found `{RESULT}`, the tensor being edited; expected another model's role")
+    return name
+
+
+OtherRole = Annotated[Role, AfterValidator(_other_model)]
+
+
+class SpectralOp(Op):
+    """An operation on one 2-D weight by its singular value decomposition."""
+
+    kind: ClassVar[Kind] = "matrix"
+    natural: ClassVar[Select] = Select(layers=LayerRange("all"), tensors=("attention", "mlp"))
+
+
+class TwoModelOp(SpectralOp):
+    """A spectral operation that combines the running tensor W with the tensor b of the model `from`."""
+
+    from_: OtherRole = Field(alias="from")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.from_,)
+
+    def _finite_source(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+        """b; NumericalError if it or W has NaN or infinite entries."""
+        from surgery.spectral.triplets import require_finite
+
+        b = sources[self.from_]
+        require_finite(W, RESULT)
+        require_finite(b, self.from_)
+        return b
+
+    def _with_values(self, directions: Tensor, values: Tensor) -> Tensor:
+        """U S V^T with the U, V of the one matrix and the S of the other."""
+        from surgery.spectral.restore import compose
+        from surgery.spectral.triplets import outer_triplets, singular_values
+
+        S = singular_values(values)
+        return compose(outer_triplets(directions, min(directions.shape)), S)

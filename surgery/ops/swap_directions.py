@@ -1,0 +1,31 @@
+"""Keep the singular values, take the singular directions of another model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from surgery.ops.spectral import TwoModelOp
+from surgery.spectral import cost
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SwapDirections(TwoModelOp):
+    """W' = U_b S V_b^T for W = U S V^T, the running tensor, and b = U_b S_b V_b^T, that of the model `from`.
+
+    Source: "RL Is Neither a Panacea Nor a Mirage", arXiv 2509.12235 (RL values forced onto SFT directions).
+    """
+
+    op: Literal["swap_directions"]
+
+    def apply(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+        """W' for a matrix W. Raises NumericalError for NaN, infinity, or no convergence."""
+        return self._with_values(directions=self._finite_source(W, sources), values=W)
+
+    def workspace(self, shape: tuple[int, ...]) -> int:
+        return cost.workspace(shape, min(shape))
+
+    def flops(self, shape: tuple[int, ...]) -> int:
+        return cost.flops(shape, min(shape))

@@ -1,0 +1,192 @@
+"""What a plan is: for every output tensor where its bytes come from, what is done to them and where they go."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from surgery.dtypes import DType
+from surgery.errors import Fault, PlanError
+
+if TYPE_CHECKING:
+    from surgery.checkpoint import Checkpoint
+    from surgery.companions import Companion
+    from surgery.header import TensorInfo
+    from surgery.ops.base import Op
+    from surgery.recipe import Recipe
+
+PIECE_ELEMENTS = 1 << 18  # float32 intermediates of this size stay in a core's cache
+INTERPRETER_BYTES = 400_000_000  # Python with torch loaded: 0.35 GB measured
+
+Action = Literal["copy", "cast", "compute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tensor of an input."""
+
+    role: str
+    info: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of a tensor in the output; `start` is absolute in the file."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A shard of the output: everything before the tensors' bytes, and the size of the whole."""
+
+    name: str
+    header: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """How one output tensor is made.
+
+    `base` is what the running tensor is at first (None when the first step ignores it), `steps` are applied to
+    it in order, `sources` are the other tensors that they read. Without steps, `base` is copied or cast.
+    """
+
+    slot: Slot
+    base: Source | None
+    steps: tuple[int, ...] = ()
+    sources: tuple[Source, ...] = ()
+    matrices: bool = False
+
+    @property
+    def action(self) -> Action:
+        """`copy` (byte for byte), `cast` (another dtype) or `compute`."""
+        if self.steps:
+            return "compute"
+        assert self.base is not None
+        return "copy" if self.base.info.dtype == self.slot.dtype else "cast"
+
+    @property
+    def inputs(self) -> tuple[Source, ...]:
+        """Everything that is read for this tensor, the running tensor first."""
+        return self.sources if self.base is None else (self.base, *self.sources)
+
+    @property
+    def piece_shape(self) -> tuple[int, ...]:
+        """The unit of work: one matrix, or a flat run of elements."""
+        if self.matrices:
+            return self.slot.shape[-2:]
+        elements = 1
+        for size in self.slot.shape:
+            elements *= size
+        return (min(elements, PIECE_ELEMENTS),)
+
+    @property
+    def pieces(self) -> int:
+        """The number of matrices, for a tensor that is worked on by matrices."""
+        return self.slot.shape[0] if len(self.slot.shape) == 3 else 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will happen, known from recipe and headers alone.
+
+    `remarks` are what a user should know before starting. `hash` identifies the work: two plans with one hash
+    give the same bytes from the same inputs.
+    """
+
+    recipe: Recipe
+    inputs: Mapping[str, Checkpoint]
+    tensors: tuple[TensorPlan, ...]
+    files: tuple[OutputFile, ...]
+    index: bytes | None
+    index_name: str
+    companions: tuple[Companion, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the inputs that are read."""
+        return sum(source.info.nbytes for tensor in self.tensors for source in tensor.inputs)
+
+    @property
+    def bytes_written(self) -> int:
+        """Size of the output's tensor files."""
+        return sum(file.size for file in self.files)
+
+    def ops(self, tensor: TensorPlan) -> tuple[Op, ...]:
+        """The operations that make a tensor, in order."""
+        return tuple(self.recipe.steps[i] for i in tensor.steps)
+
+    def flops(self, tensor: TensorPlan) -> int:
+        """Floating-point operations for one tensor, to first order."""
+        if tensor.matrices:
+            return sum(op.flops(tensor.piece_shape) for op in self.ops(tensor)) * tensor.pieces
+        elements = tensor.slot.nbytes * 8 // tensor.slot.dtype.bits
+        return sum(op.flops((elements,)) for op in self.ops(tensor))
+
+    def memory(self, tensor: TensorPlan) -> int:
+        """Bytes that a worker holds while it makes a tensor: the pieces of the inputs and of the result, as stored
+        and in the dtype of the arithmetic, and what the operations allocate.
+        """
+        if tensor.action == "copy":
+            return COPY_BYTES
+        elements = 1
+        for size in tensor.piece_shape:
+            elements *= size
+        stored = max((source.info.dtype.bits // 8 for source in tensor.inputs), default=0)
+        wide = 2 if any(source.info.dtype.name == "F64" for source in tensor.inputs) else 1
+        working = 4 * wide * len(tensor.inputs)
+        result = 4 * wide + tensor.slot.dtype.bits // 8
+        workspace = max((op.workspace(tensor.piece_shape) for op in self.ops(tensor)), default=0)
+        return elements * (stored + working + result) + wide * workspace
+
+    def peak_memory(self, workers: int) -> int:
+        """Upper bound of the process's resident memory in bytes with so many workers and no `--memory`."""
+        largest = sorted((self.memory(tensor) for tensor in self.tensors), reverse=True)[:workers]
+        return INTERPRETER_BYTES + sum(largest)
+
+    def check_memory(self, limit: int) -> None:
+        """Raises PlanError when a tensor alone takes more than a process of `limit` bytes has room for."""
+        largest = max(self.tensors, key=self.memory)
+        needed = self.memory(largest) + INTERPRETER_BYTES
+        if needed > limit:
+            message = (
+                f"takes {self.memory(largest):,} bytes while it is made, beside {INTERPRETER_BYTES:,} for Python and "
+                f"torch; the limit is {limit:,}: raise `--memory` to at least {needed:,}"
+            )
+            raise PlanError([Fault(f"`{largest.slot.name}`", message)])
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex digest of recipe, tensor plans and output layout; paths and times are not in it."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(self.recipe.canonical(), sort_keys=True).encode())
+        for tensor in self.tensors:
+            inputs = [(s.role, s.info.dtype.name, s.info.file, s.info.start) for s in tensor.inputs]
+            slot = tensor.slot
+            row = (slot.name, slot.dtype.name, slot.shape, slot.file, slot.start, tensor.steps, inputs)
+            digest.update(json.dumps(row).encode())
+        for file in self.files:
+            digest.update(json.dumps((file.name, file.size)).encode())
+            digest.update(file.header)
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return int(self.hash[:15], 16)
+
+
+COPY_BYTES = 1 << 20  # the buffer through which copied bytes are hashed

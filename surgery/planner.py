@@ -1,0 +1,179 @@
+"""Makes the plan: a pure function of recipe and headers that finds every conflict before a byte is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from surgery.anatomy import Anatomy, anatomy
+from surgery.checkpoint import Checkpoint
+from surgery.companions import companions
+from surgery.conflicts import Conflicts
+from surgery.dtypes import OUTPUT_DTYPES, DType
+from surgery.header import TensorInfo
+from surgery.layout import Entry, lay_out
+from surgery.ops.base import RESULT, Op
+from surgery.plan import Plan, Slot, Source, TensorPlan
+from surgery.recipe import Recipe
+from surgery.select import resolve
+
+
+def make_plan(recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> Plan:
+    """Plan what `recipe` does to `inputs`, a checkpoint for each of its roles.
+
+    Reads nothing but the headers that the checkpoints were opened with. Raises PlanError with every conflict:
+    selectors that match nothing, missing tensors, shapes, dtypes, vocabularies, tied heads, layer counts.
+    """
+    return _Planner(recipe, inputs).plan()
+
+
+@dataclass
+class _Draft:
+    """A tensor's way so far: the running tensor's origin, and the steps since."""
+
+    base: Source
+    steps: list[int] = field(default_factory=list)
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def add(self, number: int, op: Op, sources: Sequence[Source]) -> None:
+        self.sources.update((source.role, source) for source in sources)
+        if op.kind == "copy":
+            self.base, self.steps = sources[0], []
+        elif op.uses_result:
+            self.steps.append(number)
+        else:
+            self.steps = [number]
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> None:
+        self.recipe = recipe
+        self.inputs = inputs
+        self.start = inputs[recipe.start]
+        self.anatomies = {role: _anatomy(checkpoint) for role, checkpoint in inputs.items()}
+        self.conflicts = Conflicts(recipe, inputs, self.anatomies)
+        self.remarks: dict[str, list[str]] = {}
+
+    def plan(self) -> Plan:
+        drafts = {name: _Draft(Source(self.recipe.start, info)) for name, info in self.start.tensors.items()}
+        for number, op in enumerate(self.recipe.steps):
+            for name in self._selected(number, op):
+                self._extend(drafts[name], number, op, self.start.tensors[name])
+        self._refuse_dead_steps(drafts)
+        self.conflicts.raise_all()
+        return self._finish(drafts)
+
+    def _selected(self, number: int, op: Op) -> list[str]:
+        """The tensors that a step edits: what it selects, less what its operation does not apply to."""
+        anatomy = self.anatomies[self.recipe.start]
+        try:
+            names = resolve(op.scope, anatomy, list(self.start.tensors))
+        except ValueError as error:
+            self.conflicts.step(number, f"select: {error}")
+            return []
+        names = self._with_tied_twin(names, anatomy)
+        if op.kind == "copy":
+            return names
+        edited = [name for name in names if self._applies(number, op, self.start.tensors[name])]
+        if not edited and not self.conflicts.of_step(number):
+            self.conflicts.step(
+                number,
+                f"`{op.op}` applies to none of the {len(names)} selected tensors: it needs floating-point "
+                f"{'matrices' if op.kind == 'matrix' else 'tensors'}, `{names[0]}` is "
+                f"{_describe(self.start.tensors[names[0]])}; select others",
+            )
+        return edited
+
+    def _with_tied_twin(self, names: list[str], anatomy: Anatomy) -> list[str]:
+        """A tied head that is stored all the same is edited together with the embedding that it must equal."""
+        pair = {anatomy.embedding, anatomy.head}
+        chosen = set(names)
+        if not self.start.tied or None in pair or not (pair & chosen):
+            return names
+        return [name for name in self.start.tensors if name in chosen or name in pair]
+
+    def _applies(self, number: int, op: Op, info: TensorInfo) -> bool:
+        if not info.dtype.arithmetic:
+            self.conflicts.quantised(number, self.recipe.start, info)
+            return False
+        return op.kind == "elementwise" or (len(info.shape) in (2, 3) and info.elements > 0)
+
+    def _extend(self, draft: _Draft, number: int, op: Op, info: TensorInfo) -> None:
+        roles = [role for role in op.reads if role != RESULT]
+        sources = [source for role in roles if (source := self._source(number, role, info))]
+        if len(sources) < len(roles):
+            return
+        draft.add(number, op, sources)
+        if op.kind == "matrix":
+            rows, columns = info.shape[-2:]
+            remark = op.remark((rows, columns))
+            if remark:
+                self.remarks.setdefault(f"steps[{number}] {remark}", []).append(info.name)
+
+    def _source(self, number: int, role: str, info: TensorInfo) -> Source | None:
+        """The tensor of another role that belongs to `info`, or None and a conflict."""
+        checkpoint, parts = self.inputs[role], self.anatomies[role]
+        found = checkpoint.tensors.get(info.name)
+        if found is None and checkpoint.tied and info.name == self.anatomies[self.recipe.start].head:
+            found = checkpoint.tensors.get(parts.embedding or "")  # a tied head that is not stored
+        if self.conflicts.between(number, role, info, found):
+            return None
+        assert found is not None
+        return Source(role, found)
+
+    def _refuse_dead_steps(self, drafts: Mapping[str, _Draft]) -> None:
+        alive = {number for draft in drafts.values() for number in draft.steps}
+        copied = {draft.base.role for draft in drafts.values() if not draft.steps}
+        for number, op in enumerate(self.recipe.steps):
+            lives = number in alive or (op.kind == "copy" and op.reads[0] in copied)
+            if not lives and not self.conflicts.of_step(number):
+                self.conflicts.step(
+                    number,
+                    f"`{op.op}` has no effect: later steps replace every tensor that it edits; let them build on it "
+                    f"(`{RESULT}` names the running tensor in `models`), or narrow a `select`",
+                )
+
+    def _finish(self, drafts: Mapping[str, _Draft]) -> Plan:
+        chosen = OUTPUT_DTYPES.get(self.recipe.output.dtype)  # None: keep
+        entries = [
+            Entry(name, _output_dtype(info, chosen), info.shape, info.file) for name, info in self.start.tensors.items()
+        ]
+        layout = lay_out(entries, self.start, self.recipe.output.shard_size)
+        tokenizer = self.inputs[self.recipe.output.tokenizer or self.recipe.start]
+        return Plan(
+            recipe=self.recipe,
+            inputs=self.inputs,
+            tensors=tuple(self._tensor(draft, layout.slots[name]) for name, draft in drafts.items()),
+            files=layout.files,
+            index=layout.index,
+            index_name=layout.index_name,
+            companions=companions(self.start, tokenizer, self.recipe.output.dtype if chosen else None),
+            remarks=tuple(_remark(text, names) for text, names in self.remarks.items()),
+        )
+
+    def _tensor(self, draft: _Draft, slot: Slot) -> TensorPlan:
+        ops = [self.recipe.steps[number] for number in draft.steps]
+        roles = dict.fromkeys(role for op in ops for role in op.reads if role != RESULT)
+        return TensorPlan(
+            slot=slot,
+            base=draft.base if not ops or ops[0].uses_result else None,
+            steps=tuple(draft.steps),
+            sources=tuple(draft.sources[role] for role in roles),
+            matrices=any(op.kind == "matrix" for op in ops),
+        )
+
+
+def _anatomy(checkpoint: Checkpoint) -> Anatomy:
+    return anatomy(checkpoint.tensors, tied=checkpoint.tied)
+
+
+def _output_dtype(info: TensorInfo, chosen: DType | None) -> DType:
+    return chosen if chosen is not None and info.dtype.arithmetic else info.dtype
+
+
+def _describe(info: TensorInfo) -> str:
+    return f"{info.dtype.name} {list(info.shape)}"
+
+
+def _remark(text: str, names: Sequence[str]) -> str:
+    return f"{text}: `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")

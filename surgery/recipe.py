@@ -1,0 +1,259 @@
+"""The recipe format: models, loading, and everything that can be wrong with a recipe alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path as FilePath
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+
+from surgery import bundled
+from surgery.errors import Fault, RecipeError
+from surgery.mapping_source import read_mapping
+from surgery.ops import Step
+from surgery.ops.base import RESULT
+from surgery.parameters import NAME, NAME_RULE, Substitution
+from surgery.source import Mistake, Source
+from surgery.validation import mistakes as mistakes_of
+from surgery.wording import did_you_mean, quoted, show
+from surgery.yaml_source import MAX_BYTES, read_yaml
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]?i?B)", re.ASCII)
+_RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+KEEP = "keep"
+
+
+def _name(name: str) -> str:
+    if not _RECIPE_NAME.fullmatch(name):
+        raise ValueError(f"found {show(name)}; expected one word of letters, digits, `_`, `.` and `-`")
+    return name
+
+
+def _role(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"found {show(name)}; expected a role's name of {NAME_RULE}")
+    if name == RESULT:
+        raise ValueError(f"`{RESULT}` is reserved for the tensor being edited; expected another name")
+    return name
+
+
+def _input_role(name: str, info: ValidationInfo) -> str:
+    roles = (info.context or {}).get("roles")
+    if roles is not None and name not in roles:
+        raise ValueError(f"{show(name)} is not among the recipe's models: {quoted(roles)}")
+    return name
+
+
+def _shard_size(value: object) -> int | None:
+    """Bytes: `5GB`, `500 MiB`, `1.5GB`; None for `keep`."""
+    if value == KEEP:
+        return None
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    size = int(Fraction(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
+    if size < 1:
+        raise ValueError(f"found {show(value)}; expected `keep` or a size such as `5GB` or `500MiB`")
+    return size
+
+
+RecipeName = Annotated[
+    str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_RECIPE_NAME.pattern}$"})
+]
+RoleName = Annotated[
+    str,
+    AfterValidator(_role),
+    WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$", "not": {"const": RESULT}}),
+]
+InputRole = Annotated[str, AfterValidator(_input_role)]
+ShardSize = Annotated[
+    int | None,
+    BeforeValidator(_shard_size),
+    PlainSerializer(lambda size: KEEP if size is None else f"{size}B", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^(keep|\d+(\.\d+)?\s*([KMGT]i?)?B)$", "default": KEEP}),
+]
+
+
+class Output(BaseModel):
+    """`output:` of a recipe: how the result is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: Literal["keep", "bfloat16", "float16", "float32"] = Field(
+        default="keep", description="dtype of the output's float tensors; `keep`: each tensor's own in `start`"
+    )
+    shard_size: ShardSize = Field(
+        default=None, description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`"
+    )
+    tokenizer: InputRole | None = Field(
+        default=None, description="the role whose tokenizer and chat template go with it; default: `start`"
+    )
+
+
+class Recipe(BaseModel):
+    """A resolved recipe: parameters are put in, defaults filled. Made by `load`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: RecipeName = Field(description="the recipe's name, one word")
+    summary: str = Field(default="", description="what the recipe does, in a sentence")
+    models: tuple[RoleName, ...] = Field(
+        min_length=1, description="roles; the checkpoints on the command line are bound to them in this order"
+    )
+    start: InputRole = Field(
+        default_factory=lambda data: data["models"][-1],
+        description="the role of the checkpoint that the steps edit; default: the last of `models`",
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="named values, used as `$name` in steps and output; `--set name=value` replaces them",
+    )
+    steps: tuple[Step, ...] = Field(min_length=1, description="what to do, in order, on each tensor")
+    output: Output = Field(default_factory=Output, description="how the result is stored")
+
+    _source: Source = PrivateAttr()
+    _settings: dict[str, object] = PrivateAttr(default_factory=dict)
+
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted({name for i, name in enumerate(models) if name in models[:i]})
+        if repeated:
+            raise ValueError(f"found {quoted(repeated)} more than once; every role needs its own name")
+        return models
+
+    @property
+    def text(self) -> str:
+        """The recipe as the user wrote it, or YAML made from a mapping."""
+        return self._source.text
+
+    @property
+    def origin(self) -> str:
+        """The file's path as given, the bundled recipe's name, or `recipe` for a mapping."""
+        return self._source.origin
+
+    def where(self, step: int) -> str:
+        """`recipe.yaml:9 steps[0]`."""
+        return self._source.where(("steps", step))
+
+    def canonical(self) -> dict[str, Any]:
+        """All that decides the result, as plain JSON data that `load` reads back: no prose, no parameters."""
+        without = {"summary", "parameters"}
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=without)
+
+
+def load(
+    source: str | FilePath | Mapping[str, Any] | Recipe, settings: Mapping[str, object] = MappingProxyType({})
+) -> Recipe:
+    """Read and validate a recipe.
+
+    `source` is a file, the name of a bundled recipe (when there is no file of that name), a mapping, or a
+    recipe to be changed by `settings`. `settings` maps parameters, or keys of the output section such as
+    `output.dtype`, to values; text is read as YAML. Raises RecipeError with all faults at once.
+    """
+    settings = dict(settings)
+    if isinstance(source, Recipe):
+        return source if not settings else _resolve(source._source, {**source._settings, **settings})
+    if isinstance(source, Mapping):
+        return _resolve(read_mapping(source), settings)
+    return _resolve(_read(source), settings)
+
+
+def _read(source: str | FilePath) -> Source:
+    try:
+        with FilePath(source).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(source, str) and source in bundled.names():
+            return read_yaml(bundled.read(source), f"{source}.yaml")
+        raise RecipeError([Fault("", _unreadable(str(source), error))]) from None
+    return read_yaml(content, str(source))
+
+
+def _unreadable(source: str, error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        near = did_you_mean(source, [*bundled.names(), *map(str, FilePath(source).parent.glob("*.y*ml"))])
+        hint = f"did you mean `{near}`?" if near else f"bundled recipes: {quoted(bundled.names())}"
+        return f"found neither a file nor a bundled recipe {show(source)}; {hint}"
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return f"the recipe {show(source)} cannot be read: {reason}; expected a file or a bundled recipe's name"
+
+
+def _resolve(source: Source, settings: dict[str, object]) -> Recipe:
+    if not isinstance(source.data, dict):
+        found = "the recipe is empty" if source.data is None else f"found {show(source.data)}"
+        message = f"{found}; expected a map with the keys `name`, `models` and `steps`"
+        raise RecipeError(source.faults([Mistake((), message, line=1), *source.mistakes]))
+    work = Substitution(source.data, settings)
+    models = work.data.get("models")
+    roles = [role for role in models if isinstance(role, str)] if isinstance(models, list) else []
+    wrong = [*source.mistakes, *work.mistakes]
+    recipe: Recipe | None = None
+    try:
+        recipe = Recipe.model_validate_json(
+            json.dumps(work.data), strict=True, by_alias=True, by_name=False, context={"roles": roles or None}
+        )
+    except ValidationError as error:
+        void = [mistake.path for mistake in wrong if mistake.void]
+        found = mistakes_of(error, Recipe, work.data, roles, void)
+        wrong += [_with_origin(mistake, work) for mistake in found]
+    wrong += _unused_roles(work.data, roles)
+    if wrong or work.faults or recipe is None:
+        raise RecipeError([*work.faults, *source.faults(wrong)])
+    recipe._source, recipe._settings = source, settings
+    return recipe
+
+
+def _with_origin(mistake: Mistake, work: Substitution) -> Mistake:
+    origin = work.origin(mistake.path)
+    return replace(mistake, message=f"{mistake.message} ({origin})") if origin else mistake
+
+
+def _unused_roles(data: Mapping[str, Any], roles: Sequence[str]) -> list[Mistake]:
+    """Roles that are neither `start` nor the tokenizer's nor read by a step.
+
+    A wrong step counts as using every role that it may mean.
+    """
+    steps, output = data.get("steps"), data.get("output")
+    if not isinstance(steps, list) or not roles:
+        return []
+    used = {data.get("start", roles[-1])}
+    used.update(output.values() if isinstance(output, dict) else ())
+    adapter: TypeAdapter[Any] = TypeAdapter(Step)
+    for step in steps:
+        try:
+            used.update(adapter.validate_python(step, by_alias=True, by_name=False).reads)
+        except ValidationError:
+            used.update(name for text in _texts(step) if (name := did_you_mean(text, roles)))
+    return [
+        Mistake(("models", i), f"no step reads `{role}`, and it is not `start`; use it or remove it")
+        for i, role in enumerate(data["models"])
+        if role in roles and role not in used
+    ]
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [text for key, item in value.items() for text in (key, *_texts(item))]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []

@@ -1,0 +1,9 @@
+"""Singular value decompositions of weights, as much of them as an edit needs, and the edits built from them.
+
+gram          W^T W in blocks
+triplets      the outer singular triplets of a matrix; the choice between float32, float64 and a full SVD
+restore       W' from the triplets of two matrices; singular values exchanged; rank truncated
+rotation      W' with the factors kept orthonormal by direct rotations
+polar         W' with the factors replaced by their nearest orthonormal matrices
+cost          memory and arithmetic of all these, without torch
+"""
