@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.errors import Fault, RecipeError
+from surgery.wording import show, suggestion
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 _SUFFIX = ".yaml"
 
 
-def _directory() -> resources.abc.Traversable:
+def _directory() -> Traversable:
     """`surgery/_recipes` of an installed package, `recipes` beside `surgery` in a source tree."""
     installed = resources.files("surgery") / "_recipes"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "recipes"
@@ -21,7 +28,8 @@ def names() -> list[str]:
 
 
 def read(name: str) -> str:
-    """The text of the recipe of this name. Raises KeyError for a name that is not in `names()`."""
+    """The text of the recipe of this name. Raises RecipeError when there is none."""
     if name not in names():
-        raise KeyError(name)
+        hint = suggestion(name, names(), "bundled recipes")
+        raise RecipeError([Fault("", f"found no bundled recipe {show(name)}; {hint}")])
     return (_directory() / f"{name}{_SUFFIX}").read_text("utf-8")

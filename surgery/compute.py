@@ -39,25 +39,38 @@ def make_tensor(
         info = tensor.base.info
         writer.copy(slot, readers[tensor.base.role].fd(info.file), info.start)
         return writer.digest(slot)
+    operands = [_Operand(source, readers[source.role], tensor, device) for source in tensor.inputs]
     ops = plan.ops(tensor)
-    arithmetic = torch.float64 if any(s.info.dtype.name == "F64" for s in tensor.inputs) else torch.float32
     hasher = blake3()
     offset = 0
     for first, shape in _pieces(tensor):
         if stopping():
             raise Stopped
-        loaded = {
-            source.role if source is not tensor.base else None: _load(
-                readers[source.role], source, first, shape, arithmetic, device
-            )
-            for source in tensor.inputs
-        }
-        result = _apply(tensor, ops, loaded)
+        result = _apply(tensor, ops, [operand.load(first, shape) for operand in operands])
         stored = _stored(result, slot, tensor)
         writer.write(slot, offset, stored)
         hasher.update(stored)
         offset += stored.nbytes
     return hasher.hexdigest()
+
+
+class _Operand:
+    """One input of a tensor, and the two buffers through which all its pieces pass: as stored, and as computed with."""
+
+    def __init__(self, source: Source, reader: Reader, tensor: TensorPlan, device: torch.device) -> None:
+        self._source = source
+        self._reader = reader
+        elements = prod(tensor.piece_shape)
+        double = any(other.info.dtype.name == "F64" for other in tensor.inputs)
+        self._stored = torch.empty(elements, dtype=source.info.dtype.torch)
+        self._working = torch.empty(elements, dtype=torch.float64 if double else torch.float32, device=device)
+
+    def load(self, first: int, shape: tuple[int, ...]) -> torch.Tensor:
+        """The piece that begins at element `first`; valid until the next one is loaded."""
+        stored = self._stored[: prod(shape)]
+        working = self._working[: prod(shape)]
+        self._reader.read_into(self._source.info, _bytes(stored), first * stored.element_size())
+        return working.copy_(stored).view(shape)
 
 
 def _pieces(tensor: TensorPlan) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -72,25 +85,12 @@ def _pieces(tensor: TensorPlan) -> Iterator[tuple[int, tuple[int, ...]]]:
             yield first, (min(PIECE_ELEMENTS, total - first),)
 
 
-def _load(
-    reader: Reader,
-    source: Source,
-    first: int,
-    shape: tuple[int, ...],
-    arithmetic: torch.dtype,
-    device: torch.device,
-) -> torch.Tensor:
-    """A piece of an input, in the dtype of the arithmetic."""
-    dtype = source.info.dtype
-    piece = torch.empty(shape, dtype=dtype.torch)
-    reader.read_into(source.info, _bytes(piece), first * (dtype.bits // 8))
-    return piece.to(device=device, dtype=arithmetic)
-
-
-def _apply(tensor: TensorPlan, ops: tuple[Op, ...], loaded: dict[str | None, torch.Tensor]) -> torch.Tensor:
+def _apply(tensor: TensorPlan, ops: tuple[Op, ...], pieces: list[torch.Tensor]) -> torch.Tensor:
     """The steps, in order. A first step that ignores the running tensor is given another of the same kind."""
-    running = loaded.pop(None) if tensor.base is not None else next(iter(loaded.values()))
-    sources = {role: piece for role, piece in loaded.items() if role is not None}
+    sources = {source.role: piece for source, piece in zip(tensor.inputs, pieces, strict=True)}
+    running = pieces[0]
+    if tensor.base is not None:
+        sources = {source.role: piece for source, piece in zip(tensor.sources, pieces[1:], strict=True)}
     try:
         for op in ops:
             running = op.apply(running, sources)

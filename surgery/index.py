@@ -1,6 +1,6 @@
 """The index of a sharded checkpoint: which shard holds which tensor.
 
-{"metadata": {...}, "weight_map": {TENSOR: "model-00001-of-00004.safetensors", ...}}
+It is JSON: `{"metadata": {...}, "weight_map": {TENSOR: "model-00001-of-00004.safetensors", ...}}`.
 """
 
 from __future__ import annotations

@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from surgery.quantity import Quantity
+from surgery.wording import show
 
 _END = re.compile(r"(first|last)\s+(\S.*)", re.ASCII)
 _RANGE = re.compile(r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?", re.ASCII)
+MAX_LAYER = 10**6 - 1
 _EXPECTED = "`all`, `first 25%`, `last 4`, a range `0-9`, or a list of ranges `[0-4, 20-27]`"
 
 
@@ -49,7 +51,7 @@ class LayerRange:
         if self.quantity is not None:
             k = self.quantity.of(n)
             return frozenset(range(k) if self.kind == "first" else range(n - k, n))
-        for low, high in self.ranges:
+        for _, high in self.ranges:
             if high >= n:
                 raise ValueError(f"`layers: {self}` names layer {high}; the stack has layers 0-{n - 1}")
         return frozenset(i for low, high in self.ranges for i in range(low, high + 1))
@@ -68,11 +70,11 @@ class LayerRange:
 
 
 def _range(value: object) -> tuple[int, int]:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_LAYER:
         return value, value
     match = _RANGE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"found `{value}`; expected {_EXPECTED}")
+        raise ValueError(f"found {show(value)}; expected {_EXPECTED}")
     low, high = int(match[1]), int(match[2] or match[1])
     if low > high:
         raise ValueError(f"found the range `{value}`, which runs backwards; write `{high}-{low}`")
@@ -88,7 +90,7 @@ LayerRangeField = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 0},
+                {"type": "integer", "minimum": 0, "maximum": MAX_LAYER},
                 {
                     "type": "string",
                     "pattern": r"^(all|(first|last)\s+(all|\d+|\d+(\.\d+)?\s*%)|\d+(\s*-\s*\d+)?)$",

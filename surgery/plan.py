@@ -144,7 +144,7 @@ class Plan:
         elements = 1
         for size in tensor.piece_shape:
             elements *= size
-        stored = max((source.info.dtype.bits // 8 for source in tensor.inputs), default=0)
+        stored = sum(source.info.dtype.bits // 8 for source in tensor.inputs)
         wide = 2 if any(source.info.dtype.name == "F64" for source in tensor.inputs) else 1
         working = 4 * wide * len(tensor.inputs)
         result = 4 * wide + tensor.slot.dtype.bits // 8

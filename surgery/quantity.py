@@ -9,9 +9,12 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
+from surgery.wording import show
+
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,12})?)\s*%", re.ASCII)  # 15 digits: exact as a float in `__str__`
 _COUNT = re.compile(r"\d{1,12}", re.ASCII)
-QUANTITY_PATTERN = r"^(all|\d+|\d+(\.\d+)?\s*%)$"
+MAX_COUNT = 10**12 - 1
+QUANTITY_PATTERN = r"^(all|\d{1,12}|\d{1,3}(\.\d{1,12})?\s*%)$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Quantity:
         """Read `64`, `"64"`, `"20%"`, `"12.5 %"` or `"all"`. Raises ValueError for anything else."""
         if isinstance(value, Quantity):
             return value
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT:
             return cls(count=value)
         text = value.strip() if isinstance(value, str) else ""
         if text == "all":
@@ -36,7 +39,9 @@ class Quantity:
         match = _PERCENT.fullmatch(text)
         if match and Fraction(match[1]) <= 100:
             return cls(percent=Fraction(match[1]))
-        raise ValueError(f"found `{value}`; expected a count such as `64`, a percentage from `0%` to `100%`, or `all`")
+        raise ValueError(
+            f"found {show(value)}; expected a count such as `64`, a percentage from `0%` to `100%`, or `all`"
+        )
 
     def of(self, n: int) -> int:
         """The number meant, of n things: floor(p n / 100 + 1/2), at least 1 when p > 0; never more than n."""
@@ -51,7 +56,7 @@ class Quantity:
         if self.count is not None:
             return str(self.count)
         assert self.percent is not None
-        return "all" if self.percent == 100 else f"{float(self.percent):.12g}%"
+        return "all" if self.percent == 100 else f"{float(self.percent):.12f}".rstrip("0").rstrip(".") + "%"
 
 
 QuantityField = Annotated[
@@ -61,7 +66,7 @@ QuantityField = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 0},
+                {"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
                 {"type": "string", "pattern": QUANTITY_PATTERN},
             ],
             "description": "a count (`64`), a percentage (`20%`) or `all`",

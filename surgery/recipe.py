@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path as FilePath
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -32,14 +31,12 @@ from surgery.mapping_source import read_mapping
 from surgery.ops import Step
 from surgery.ops.base import RESULT
 from surgery.parameters import NAME, NAME_RULE, Substitution
+from surgery.size import parse_size
 from surgery.source import Mistake, Source
 from surgery.validation import mistakes as mistakes_of
 from surgery.wording import did_you_mean, quoted, show
 from surgery.yaml_source import MAX_BYTES, read_yaml
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]?i?B)", re.ASCII)
 _RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 KEEP = "keep"
 
@@ -66,14 +63,14 @@ def _input_role(name: str, info: ValidationInfo) -> str:
 
 
 def _shard_size(value: object) -> int | None:
-    """Bytes: `5GB`, `500 MiB`, `1.5GB`; None for `keep`."""
     if value == KEEP:
         return None
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    size = int(Fraction(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
-    if size < 1:
-        raise ValueError(f"found {show(value)}; expected `keep` or a size such as `5GB` or `500MiB`")
-    return size
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    try:
+        return parse_size(value)
+    except ValueError:
+        raise ValueError(f"found {show(value)}; expected `keep` or a size such as `5GB` or `500MiB`") from None
 
 
 RecipeName = Annotated[
@@ -86,10 +83,18 @@ RoleName = Annotated[
 ]
 InputRole = Annotated[str, AfterValidator(_input_role)]
 ShardSize = Annotated[
-    int | None,
+    int | None,  # bytes
     BeforeValidator(_shard_size),
-    PlainSerializer(lambda size: KEEP if size is None else f"{size}B", return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^(keep|\d+(\.\d+)?\s*([KMGT]i?)?B)$", "default": KEEP}),
+    PlainSerializer(lambda size: KEEP if size is None else size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": KEEP},
+                {"type": "string", "pattern": r"^\d+(\.\d+)?\s*([KMGTkmgt][Ii]?)?[Bb]$"},
+                {"type": "integer", "minimum": 1},
+            ]
+        }
+    ),
 ]
 
 
@@ -102,7 +107,8 @@ class Output(BaseModel):
         default="keep", description="dtype of the output's float tensors; `keep`: each tensor's own in `start`"
     )
     shard_size: ShardSize = Field(
-        default=None, description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`"
+        default=None,
+        json_schema_extra={"default": KEEP}, description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`"
     )
     tokenizer: InputRole | None = Field(
         default=None, description="the role whose tokenizer and chat template go with it; default: `start`"
@@ -214,8 +220,8 @@ def _resolve(source: Source, settings: dict[str, object]) -> Recipe:
         )
     except ValidationError as error:
         void = [mistake.path for mistake in wrong if mistake.void]
-        found = mistakes_of(error, Recipe, work.data, roles, void)
-        wrong += [_with_origin(mistake, work) for mistake in found]
+        invalid = mistakes_of(error, Recipe, work.data, roles, void)
+        wrong += [_with_origin(mistake, work) for mistake in invalid]
     wrong += _unused_roles(work.data, roles)
     if wrong or work.faults or recipe is None:
         raise RecipeError([*work.faults, *source.faults(wrong)])

@@ -113,23 +113,38 @@ def _hint(entry: str, anatomy: Anatomy, stack: Stack | None, names: list[str]) -
         return f": the head is tied to `{anatomy.embedding}`; select `embedding`"
     if entry in GROUPS:
         where = f" of `{home}`" if home else ""
-        return f"{where} in that group; the groups found are {_list(groups)}; or give a glob, `{_example(names)}`"
-    patterns = {_INTEGER.sub("*", name): name for name in names}
+        return f"{where} in that group; the groups found are {_list(groups)}; or give a glob on full names"
     if re.fullmatch(r"[\w.]+", entry) and any(f".{entry}." in f".{name}." for name in names):
-        inner = any(f".{entry}." in name for name in names)
-        return f": names are matched whole; did you mean `{f'*.{entry}.*' if inner else f'*{entry}*'}`?"
-    return _nearest(entry, [*groups, ALL], patterns)
+        return f": full names are matched; did you mean `{_glob(entry, names)}`?"
+    return _nearest(entry, [*groups, ALL], names)
 
 
-def _nearest(entry: str, words: list[str], patterns: dict[str, str]) -> str:
+def _nearest(entry: str, words: list[str], names: list[str]) -> str:
     """The group, glob or name most like an entry; of names that differ in integers alone one is compared."""
-    tails = {f"*.{'.'.join(pattern.split('.')[-2:])}" for pattern in patterns if pattern.count(".") > 1}
+    patterns = {_INTEGER.sub("*", name): name for name in names}
     generic = _INTEGER.sub("*", entry)
-    near = difflib.get_close_matches(generic, [*words, *sorted(tails), *patterns], n=1, cutoff=0.5)
+    if re.fullmatch(r"\w+", entry):
+        parts = {part for pattern in patterns for part in pattern.split(".")} - {"*", "weight", "bias"}
+        candidates = [*words, *sorted(parts)]
+    else:
+        tails = {f"*.{'.'.join(pattern.split('.')[-2:])}" for pattern in patterns if pattern.count(".") > 1}
+        candidates = [*words, *sorted(tails), *patterns]
+    near = difflib.get_close_matches(generic, candidates, n=1, cutoff=0.5)
     if not near:
-        return f"; the groups are {_list(words)}, and a name here is `{next(iter(patterns.values()), '')}`"
-    exact = generic != entry and "*" not in entry
-    return f"; did you mean `{patterns.get(near[0], near[0]) if exact else near[0]}`?"
+        return f"; the groups are {_list(words)}, and a name here is `{names[0] if names else ''}`"
+    found = near[0]
+    if re.fullmatch(r"\w+", found) and found not in words:
+        found = _glob(found, names)
+    elif "*" not in entry and found in patterns:
+        integers = iter(_INTEGER.findall(entry))
+        same = re.sub(r"\*", lambda star: next(integers, star[0]), found)
+        found = same if same in names else patterns[found]
+    return f"; did you mean `{found}`?"
+
+
+def _glob(part: str, names: list[str]) -> str:
+    """A glob for the names that have `part` among their components."""
+    return f"*.{part}.*" if any(f".{part}." in name for name in names) else f"*{part}*"
 
 
 def _empty(select: Select, allowed: Collection[str], wanted: Collection[str], both: Collection[str]) -> str:
@@ -142,12 +157,6 @@ def _empty(select: Select, allowed: Collection[str], wanted: Collection[str], bo
             f"{len(allowed)}, but no tensor is in both; drop `layers` for what lies outside the layers"
         )
     return f"`exclude: [{', '.join(select.exclude)}]` removes all {len(both)} tensors that are selected"
-
-
-def _example(names: list[str]) -> str:
-    """A glob on the last components of the first matrix-like name."""
-    name = next((name for name in names if name.count(".") > 2), next(iter(names), "*"))
-    return f"*.{'.'.join(name.split('.')[-2:])}"
 
 
 def _stacks(anatomy: Anatomy) -> str:

@@ -172,8 +172,8 @@ class _Reader:
         if isinstance(event, AliasEvent):
             advice = "put a glob that starts with `*` in quotes; for a value that is used twice declare a parameter"
             self._wrong(path, event, f"found the YAML alias {show(f'*{event.anchor}')}; {advice}")
-        elif event.tag is not None:
-            found = f"found the YAML tag {show(str(event.tag))}"
+        elif (tag := getattr(event, "tag", None)) is not None:
+            found = f"found the YAML tag {show(str(tag))}"
             self._wrong(path, event, f"{found}; expected a value without a tag")
         elif event.anchor is not None:
             found = f"found the YAML anchor {show(f'&{event.anchor}')}"

@@ -16,7 +16,7 @@ from typing import Any
 import transformers as t
 from safetensors import safe_open
 
-TEXT = {
+TEXT: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 16,
     "intermediate_size": 40,
@@ -28,8 +28,8 @@ TEXT = {
     "eos_token_id": 1,
     "pad_token_id": 2,
 }
-HEAD_DIM = {"head_dim": 8}
-VISION = {
+HEAD_DIM: dict[str, Any] = {"head_dim": 8}
+VISION: dict[str, Any] = {
     "hidden_size": 24,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -37,7 +37,7 @@ VISION = {
     "image_size": 16,
     "patch_size": 8,
 }
-MLA = {
+MLA: dict[str, Any] = {
     "q_lora_rank": 12,
     "kv_lora_rank": 8,
     "qk_nope_head_dim": 4,

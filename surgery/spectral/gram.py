@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from surgery.spectral.cost import ROW_BLOCK
+
 # Columns of G computed at a time. Torch has no syrk; leaving out what lies above the diagonal blocks costs
 # 0.29 s instead of 0.48 s for 8192x2048 in float32 on one core; blocks of 128 and of 1024 are slower.
 COLUMN_BLOCK = 512
-ROW_BLOCK = 2048  # rows converted at a time, so that a float64 Gram matrix needs no float64 copy of W
+
 
 
 def gram(W: Tensor, dtype: torch.dtype) -> Tensor:

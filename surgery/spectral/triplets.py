@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from surgery.errors import NumericalError
-from surgery.spectral.cost import padded
+from surgery.spectral.cost import ROW_BLOCK, padded
 from surgery.spectral.gram import gram, symmetric
 from surgery.spectral.svd import svd
 
@@ -39,7 +39,7 @@ MIN_RATIO = 1e-5
 # Bounds on the squared Frobenius norm within which a float32 Gram matrix neither overflows nor loses digits to
 # underflow. Squares of float32 numbers always fit into float64.
 FLOAT32_RANGE = (1e-20, 1e30)
-ROW_BLOCK = 2048  # rows of U computed in float64 at a time
+
 
 
 @dataclass(frozen=True, slots=True)

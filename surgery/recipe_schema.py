@@ -1,0 +1,54 @@
+"""The recipe format as a JSON Schema, from which editors complete and check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgery.parameters import NAME
+from surgery.recipe import Recipe
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_PARAMETER = {
+    "type": "string",
+    "pattern": rf"^\${NAME.pattern}$",
+    "description": "the value of a parameter that the recipe declares",
+}
+_BY_REFERENCE = {"$ref": "#/$defs/Parameter"}
+_INSIDE = ("items", "additionalProperties")
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema 2020-12 of a recipe as it is written, with `$name` wherever a parameter may stand.
+
+    What depends on other parts of the recipe is beyond it: that roles and parameters are declared and used.
+    """
+    made = Recipe.model_json_schema(by_alias=True)
+    definitions = made.pop("$defs")
+    for name, definition in definitions.items():
+        definitions[name] = {**definition, "properties": _below(definition.get("properties", {}))}
+    definitions["Parameter"] = _PARAMETER
+    parameters = made["properties"]["parameters"]
+    parameters["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
+    del made["properties"]["steps"]["items"]["discriminator"]  # of OpenAPI; the constants of `op` say the same
+    description = "A recipe of `surgery`: what to do with the weights of which checkpoints."
+    return {"$schema": _DIALECT, **made, "title": "Recipe", "description": description, "$defs": definitions}
+
+
+def _below(properties: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if name == "op" else _or_parameter(value) for name, value in properties.items()}
+
+
+def _or_parameter(schema: Any) -> Any:
+    """The schema, or a reference to a parameter; likewise for the items and values inside."""
+    if not isinstance(schema, dict):
+        return schema
+    if "anyOf" in schema:
+        own = [_inside(branch) for branch in schema["anyOf"]]
+        return {**schema, "anyOf": [*own, _BY_REFERENCE]}
+    outer = {key: value for key, value in schema.items() if key in ("title", "description", "default")}
+    inner = {key: value for key, value in schema.items() if key not in outer}
+    return {**outer, "anyOf": [_inside(inner), _BY_REFERENCE]}
+
+
+def _inside(schema: dict[str, Any]) -> dict[str, Any]:
+    return {key: _or_parameter(value) if key in _INSIDE else value for key, value in schema.items()}

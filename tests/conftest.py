@@ -1,0 +1,104 @@
+"""Tiny checkpoints, written by the safetensors library itself."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+Arrays = Mapping[str, NDArray[Any]]
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "torch_dtype": "float32",
+    "tie_word_embeddings": False,
+}
+
+
+def llama_arrays(
+    layers: int = 2, width: int = 8, vocabulary: int = 20, seed: int = 0, tied: bool = False
+) -> dict[str, NDArray[np.float32]]:
+    """Random float32 weights with the names and proportions of a Llama model."""
+    random = np.random.default_rng(seed)
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, width)}
+    for i in range(layers):
+        layer = f"model.layers.{i}."
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            rows = width // 2 if name in ("k_proj", "v_proj") else width
+            shapes[f"{layer}self_attn.{name}.weight"] = (rows, width)
+        for name in ("gate_proj", "up_proj"):
+            shapes[f"{layer}mlp.{name}.weight"] = (2 * width, width)
+        shapes[f"{layer}mlp.down_proj.weight"] = (width, 2 * width)
+        shapes[f"{layer}input_layernorm.weight"] = (width,)
+        shapes[f"{layer}post_attention_layernorm.weight"] = (width,)
+    shapes["model.norm.weight"] = (width,)
+    if not tied:
+        shapes["lm_head.weight"] = (vocabulary, width)
+    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def write_checkpoint(
+    directory: Path, arrays: Arrays, shards: int = 1, config: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a checkpoint directory: one file, or several with an index, and `config.json`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(CONFIG if config is None else config))
+    names = list(arrays)
+    if shards == 1:
+        save_file(dict(arrays), directory / "model.safetensors", metadata={"format": "pt"})
+        return directory
+    weight_map = {}
+    for i in range(shards):
+        part = {name: arrays[name] for name in names[i * len(names) // shards : (i + 1) * len(names) // shards]}
+        file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
+        save_file(part, directory / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    total = sum(array.nbytes for array in arrays.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    return directory
+
+
+def write_raw(path: Path, header: object, body: bytes = b"", length: int | None = None) -> Path:
+    """Write a file with any header, bytes or what JSON can express, and any claim of the header's length."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + body)
+    return path
+
+
+class MakeCheckpoint(Protocol):
+    """`make_checkpoint("base", layers=4, shards=2)`: a directory below the test's own."""
+
+    def __call__(
+        self,
+        name: str = ...,
+        arrays: Arrays | None = ...,
+        shards: int = ...,
+        config: Mapping[str, Any] | None = ...,
+        **shape: Any,
+    ) -> Path: ...
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
+    """Writes tiny checkpoints; `shape` goes to `llama_arrays` unless `arrays` are given."""
+
+    def make(
+        name: str = "model",
+        arrays: Arrays | None = None,
+        shards: int = 1,
+        config: Mapping[str, Any] | None = None,
+        **shape: Any,
+    ) -> Path:
+        weights = llama_arrays(**shape) if arrays is None else arrays
+        return write_checkpoint(tmp_path / name, weights, shards, config)
+
+    return make
