@@ -17,7 +17,7 @@ from surgery.checkpoint import Checkpoint
 from surgery.errors import CheckpointError, Fault, VerifyError
 from surgery.header import Header, read_header
 from surgery.plan import Plan
-from surgery.writer import MANIFEST_FILE, region_digest
+from surgery.writer import JOURNAL_FILE, MANIFEST_FILE, region_digest
 
 FORMAT = 1
 
@@ -142,7 +142,9 @@ def read_manifest(out: Path) -> Manifest:
 
 
 def is_complete(partial: Path, plan: Plan) -> bool:
-    """Whether a run of this very plan had finished all but the renaming."""
+    """Whether a run of this very plan had finished all but the renaming; removing the journal comes just before it."""
+    if (partial / JOURNAL_FILE).exists():
+        return False
     try:
         return read_manifest(partial).plan == plan.hash
     except VerifyError:

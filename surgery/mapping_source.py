@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from surgery.errors import Fault, RecipeError
-from surgery.source import MAX_DEPTH, MAX_INTEGER, MAX_NODES, MAX_TEXT, Mistake, Path, Source
+from surgery.source import MAX_DEPTH, MAX_INTEGER, MAX_NODES, MAX_TEXT, Mistake, Path, Source, text_fault
 from surgery.wording import show
 from surgery.yaml_source import resolve
 
@@ -71,24 +71,26 @@ class _Copier:
         if fault is not None:
             self.mistakes.append(Mistake(path, fault))
             return None
-        return value
+        return float(value) if isinstance(value, float) else value  # NumPy's float64 is a float, too
 
     def _map(self, value: Mapping[object, object], path: Path) -> dict[str, object]:
-        for key in value:
-            if not isinstance(key, str):
-                self.mistakes.append(
-                    Mistake(path, f"found a key of the class `{type(key).__qualname__}`; expected text", void=False)
-                )
-        return {key: self.plain(item, (*path, key)) for key, item in value.items() if isinstance(key, str)}
+        items: dict[str, object] = {}
+        for key, item in value.items():
+            fault = (
+                text_fault(key)
+                if isinstance(key, str)
+                else f"found a key of the class `{type(key).__qualname__}`; expected text"
+            )
+            if isinstance(key, str) and fault is None:
+                items[key] = self.plain(item, (*path, key))
+            else:
+                self.mistakes.append(Mistake(path, f"{fault}", void=False))
+        return items
 
 
 def _scalar_fault(value: object) -> str | None:
     if isinstance(value, str):
-        if len(value) > MAX_TEXT:
-            return f"a value of {len(value):,} characters; expected at most {MAX_TEXT:,}"
-        if any("\ud800" <= c <= "\udfff" for c in value):
-            return "found half of a surrogate pair; expected a character"
-        return None
+        return text_fault(value)
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int):

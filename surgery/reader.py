@@ -94,8 +94,8 @@ class Reader:
         if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
             os.close(descriptor)
             raise CheckpointError(
-                f"`{shard.path}` changed since its header was read ({shard.size} bytes then, {status.st_size} "
-                "now); let whatever writes it finish, and start again"
+                f"`{shard.path}` was modified since its header was read ({shard.size} bytes then, "
+                f"{status.st_size} now); let whatever writes it finish, and start again"
             )
         return descriptor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from surgery.errors import Fault
 
 Path = tuple[str | int, ...]
 
+_NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}  # control characters, surrogates, Unicode's line and paragraph separators
 MAX_DEPTH = 32  # levels of nesting; a recipe needs 5
 MAX_NODES = 20_000  # scalars, lists and maps
 MAX_TEXT = 10_000  # characters of one value
@@ -60,6 +62,14 @@ class Source:
         placed = [(self.line(m.path) if m.line is None else m.line, m) for m in mistakes]
         placed.sort(key=lambda pair: pair[0] or 0)
         return [Fault(self.where(m.path, line), m.message) for line, m in placed]
+
+
+def text_fault(text: str) -> str | None:
+    """What is wrong with a text as a value or key, or None: its length, or characters that are none."""
+    if len(text) > MAX_TEXT:
+        return f"a value of {len(text):,} characters; expected at most {MAX_TEXT:,}"
+    bad = next((c for c in text if c not in "\n\t" and unicodedata.category(c) in _NO_TEXT), None)
+    return f"found the character U+{ord(bad):04X}; expected printable text" if bad else None
 
 
 def spell(path: Path) -> str:

@@ -21,6 +21,8 @@ def show(value: object) -> str:
         return "a map" if value else "an empty map"
     if isinstance(value, list | tuple):
         return "a list" if value else "an empty list"
+    if isinstance(value, int) and abs(value) >= 10**SHOWN_CHARACTERS:
+        return "an integer of too many digits"
     text = value if isinstance(value, str) else repr(value)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
     return f"`{text}`" if len(text) <= SHOWN_CHARACTERS else f"`{text[:SHOWN_CHARACTERS]}…`"

@@ -27,7 +27,7 @@ from ruamel.yaml.events import (
 )
 
 from surgery.errors import Fault, RecipeError
-from surgery.source import MAX_DEPTH, MAX_INTEGER, MAX_NODES, MAX_TEXT, Mistake, Path, Source
+from surgery.source import MAX_DEPTH, MAX_INTEGER, MAX_NODES, Mistake, Path, Source, text_fault
 from surgery.wording import show
 
 MAX_BYTES = 1_000_000
@@ -70,6 +70,8 @@ def read_yaml(content: str | bytes, origin: str) -> Source:
         hint = next((f"; {advice}" for sign, advice in _HINTS if sign in what), "")
         column = f" at column {mark.column + 1}" if mark else ""
         _refuse(origin, mark.line + 1 if mark else 1, f"not valid YAML{column}: {what}{hint}")
+    except RecipeError:
+        raise
     except (ValueError, OverflowError) as error:  # an escape such as "\UFFFFFFFF" that is no character
         _refuse(origin, reader.line, f"not valid YAML at or after this line: {error}")
     return Source(origin, text, data, reader.lines, tuple(reader.mistakes))
@@ -206,23 +208,18 @@ class _Reader:
 
     def _key(self, event: Event, events: Iterator[Event], path: Path) -> str | None:
         if isinstance(event, ScalarEvent) and event.tag is None and event.anchor is None:
-            return str(event.value)
+            return self._text(event, path)
         self._wrong(path, event, "found a key that is not plain text; expected a name", void=False)
         if not isinstance(event, ScalarEvent | AliasEvent):
             self._value(event, events, (*path, "?"))
         return None
 
     def _scalar(self, event: ScalarEvent, path: Path) -> object:
-        text = str(event.value)
-        if len(text) > MAX_TEXT:
-            self._wrong(path, event, f"a value of {len(text):,} characters; expected at most {MAX_TEXT:,}")
+        text = self._text(event, path)
+        if text is None:
             return None
         try:
-            text.encode()
             value = resolve(text) if event.implicit[0] else text
-        except UnicodeEncodeError:
-            self._wrong(path, event, "found half of a surrogate pair; expected a character")
-            return None
         except ValueError as error:
             self._wrong(path, event, str(error))
             return None
@@ -230,6 +227,14 @@ class _Reader:
             self._wrong(path, event, f"found {show(text)}; expected a finite number")
             return None
         return value
+
+    def _text(self, event: ScalarEvent, path: Path) -> str | None:
+        """The scalar's text, its surrogate pairs joined: JSON escapes characters as pairs."""
+        text = str(event.value).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        fault = text_fault(text)
+        if fault is not None:
+            self._wrong(path, event, fault)
+        return text if fault is None else None
 
     def _wrong(self, path: Path, event: Event, message: str, *, void: bool = True) -> None:
         self.mistakes.append(Mistake(path, message, event.start_mark.line + 1, void))

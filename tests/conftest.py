@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+
+from surgery.dtypes import DTYPES
+from surgery.header import TensorInfo
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -43,6 +47,17 @@ def llama_arrays(
     if not tied:
         shapes["lm_head.weight"] = (vocabulary, width)
     return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def tensor_infos(shapes: Mapping[str, Sequence[int]], dtype: str = "BF16") -> dict[str, TensorInfo]:
+    """What the headers of a checkpoint with these shapes would say, in one file."""
+    infos: dict[str, TensorInfo] = {}
+    start = 8
+    for name, shape in shapes.items():
+        nbytes = DTYPES[dtype].nbytes(math.prod(shape))
+        infos[name] = TensorInfo(name, DTYPES[dtype], tuple(shape), "model.safetensors", start, nbytes)
+        start += nbytes
+    return infos
 
 
 def write_checkpoint(

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
-import stat
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_raw
+from tests.conftest import write_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
@@ -210,12 +210,15 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
             read_header(path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_unreadable_file(tmp_path: Path) -> None:
-    """A file without read permission is named."""
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that must not be read is named, with the system's reason (root may read all: so it is feigned)."""
     path = write_raw(tmp_path / "x.safetensors", {})
-    path.chmod(stat.S_IWUSR)
-    with pytest.raises(CheckpointError, match=r"x\.safetensors.*cannot be opened"):
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("surgery.header.os.open", refuse)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors` cannot be opened: Permission denied"):
         read_header(path)
 
 

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tests.strategies import tuned, weight
+from torch.profiler import ProfilerActivity, profile
+
+from surgery.ops import RestoreDirections
+from surgery.spectral import cost
+
+
+def peak(work: Callable[[], object]) -> int:
+    """The most bytes of torch tensors alive at once during `work`, beyond those before it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    assert recorded.profiler is not None
+    assert recorded.profiler.kineto_results is not None
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize("orthogonalize", ["none", "rotate", "polar"])
+@pytest.mark.parametrize(
+    ("kind", "head", "tail"), [("decaying", "20%", 0), ("outlier", "20%", 0), ("steep", "20%", "40%"), ("flat", "all", 0)]
+)
+@pytest.mark.parametrize("shape", [(512, 512), (200, 2600)])
+def test_workspace_bounds_what_is_allocated(
+    shape: tuple[int, int], kind: str, head: str, tail: str, orthogonalize: str
+):
+    """No edit, whichever route it takes, has more in torch tensors at once than `workspace` says."""
+    generator = torch.Generator().manual_seed(0)
+    b = weight(generator, kind, *shape)
+    W, b = tuned(generator, b, 1e-7).float(), b.float()
+    op = RestoreDirections.model_validate(
+        {
+            "op": "restore_directions",
+            "from": "base",
+            "head": head,
+            "tail": tail,
+            "orthogonalize": orthogonalize,
+        }
+    )
+    used = peak(lambda: op.apply(W, {"base": b}))
+    assert used < op.workspace(shape) - cost.LIBRARY
+    assert used > 0.1 * (op.workspace(shape) - cost.LIBRARY)
+
+
+def test_flops_grow_with_the_work():
+    """More directions, rotation, and full factors cost more, in this order; both orientations cost the same."""
+    shape = (2048, 512)
+    counts = [
+        cost.flops(shape, 50),
+        cost.flops(shape, 100),
+        cost.flops(shape, 100, orthogonalize="rotate"),
+        cost.flops(shape, 100, orthogonalize="polar"),
+    ]
+    assert counts == sorted(counts)
+    assert cost.flops((512, 2048), 50) == cost.flops(shape, 50)
+    assert cost.flops(shape, 50, matrices=1) * 2 == cost.flops(shape, 50)
+
+
+@pytest.mark.parametrize(("n", "head", "expected"), [(2048, 410, 614), (100, 20, 36), (100, 50, None), (100, 0, None)])
+def test_padding_is_a_tenth_and_at_least_16(n: int, head: int, expected: int | None):
+    """The subspace is wider than what is asked, and given up where it would be most of the space."""
+    assert cost.padded(n, head) == expected
