@@ -100,6 +100,8 @@ def _first_integers(names: Iterable[str]) -> dict[str, tuple[str, int, str]]:
     for name in names:
         components = name.split(".")
         for i, component in enumerate(components):
+            if not component:  # `.0` and `0` would have the same prefix
+                break
             if component.isdecimal() and component.isascii() and str(int(component[:9])) == component:
                 parts[name] = (".".join(components[:i]), int(component), ".".join(components[i + 1 :]))
                 break

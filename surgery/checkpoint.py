@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from surgery import anatomy as anatomies
 from surgery import hub
 from surgery.errors import CheckpointError
-from surgery.header import read_header
+from surgery.header import read_header, shown
 from surgery.index import SUFFIX, check_index, read_index, read_json
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ _CONVERT = (
     "convert it to safetensors, on a machine that trusts it: "
     "`AutoModelForCausalLM.from_pretrained(OLD, dtype='auto').save_pretrained(NEW)` with transformers"
 )
+_DEQUANTISE = "convert it to safetensors first: `from_pretrained(DIRECTORY, gguf_file=FILE)` with transformers"
+_EXPECTED = f"expected a directory, a `{SUFFIX}` file or a hub id `org/name[@revision]`"
 _MERGE = "merge it into its base model first: `PeftModel.from_pretrained(base, ADAPTER).merge_and_unload()` with peft"
 _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # Where configurations of multimodal models keep that of the language model.
@@ -96,36 +98,37 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     """
     text = str(source)
     if not text or "\0" in text:
-        raise CheckpointError(f"`{text!r}` is no model; expected a directory, a `{SUFFIX}` file or a hub id")
-    path = Path(text).expanduser()
+        raise CheckpointError(f"`{shown(text)}` is no model; {_EXPECTED}")
     try:
-        found = path if os.path.lexists(path) else None
-        if found and found.is_dir():
-            return _open_directory(found, text)
-        if found:
-            return _open_file(found, text)
+        return _open(text)
     except OSError as error:
-        raise CheckpointError(f"`{text}` cannot be opened: {error.strerror}") from error
-    parsed = hub.parse_hub_id(text) if isinstance(source, str) else None
+        raise CheckpointError(f"`{shown(text)}` cannot be opened: {error.strerror or error}") from error
+
+
+def _open(source: str) -> Checkpoint:
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  (Path.expanduser raises where there is no such user)
+    if path.is_dir():
+        return _open_directory(path, source)
+    if os.path.lexists(path):
+        return _open_file(path, source)
+    parsed = hub.parse_hub_id(source)
     if parsed is None:
-        raise CheckpointError(
-            f"`{text}` does not exist{_nearby(path)}; "
-            f"expected a directory, a `{SUFFIX}` file or a hub id `org/name[@revision]`"
-        )
+        forced = f"; for the hub's, write `{source}@main`" if hub.parse_hub_id(f"{source}@main") else ""
+        raise CheckpointError(f"`{shown(source)}` does not exist{_nearby(path)}; {_EXPECTED}{forced}")
     root, commit = hub.fetch(*parsed)
-    opened = _open_directory(root, text)
-    return replace(opened, hub_id=parsed[0], revision=commit)
+    return replace(_open_directory(root, source), hub_id=parsed[0], revision=commit)
 
 
 def _open_file(path: Path, source: str) -> Checkpoint:
     if path.suffix in _PICKLES:
         raise CheckpointError(f"`{source}` is a pickle, which can run code when it is loaded; {_CONVERT}")
+    if path.suffix == ".gguf":
+        raise CheckpointError(f"`{source}` is a GGUF file; {_DEQUANTISE}")
     if path.suffix == ".json":
         raise CheckpointError(f"`{source}` is a JSON file; give the directory that holds it")
-    header = read_header(path)
     if path.suffix != SUFFIX:
-        raise CheckpointError(f"`{source}` does not end in `{SUFFIX}`; expected a file that does")
-    return _checkpoint(path.parent, source, {path.name: header}, None, None, {})
+        raise CheckpointError(f"`{source}` is a file that does not end in `{SUFFIX}`; {_EXPECTED}")
+    return _checkpoint(path.parent, source, {path.name: read_header(path)}, None, None, {})
 
 
 def _open_directory(root: Path, source: str) -> Checkpoint:
@@ -158,7 +161,7 @@ def _checkpoint(
         raise CheckpointError(f"`{source}` holds no tensors")
     adapter = next((name for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name), None)
     if adapter:
-        raise CheckpointError(f"`{source}` is a PEFT adapter (it holds `{adapter}`), not a model; {_MERGE}")
+        raise CheckpointError(f"`{source}` is a PEFT adapter (it holds `{shown(adapter)}`), not a model; {_MERGE}")
     shards = tuple(
         Shard(name, root / name, header.size, header.mtime_ns, header.metadata) for name, header in headers.items()
     )
@@ -208,7 +211,7 @@ def _check_strays(names: list[str], weights: list[str], index_name: str, source:
         stale = match is not None and match[1] in stems
         if name not in weights and (stale or name == SINGLE):
             raise CheckpointError(
-                f"`{source}` holds `{name}`, which its `{index_name}` does not name: one of the two is left "
+                f"`{source}` holds `{shown(name)}`, which its `{index_name}` does not name: one of the two is left "
                 "from another save; remove that one"
             )
 
@@ -217,10 +220,10 @@ def _instead(root: Path, names: list[str]) -> str:
     """What a directory without safetensors files holds, and what to do."""
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
-        return f"holds pickled weights (`{pickles[0]}`), which can run code when they are loaded; {_CONVERT}"
+        return f"holds pickled weights (`{shown(pickles[0])}`), which can run code when they are loaded; {_CONVERT}"
     gguf = [name for name in names if name.endswith(".gguf")]
     if gguf:
-        return f"holds a GGUF file only (`{gguf[0]}`); convert it first (transformers: `gguf_file=`)"
+        return f"holds a GGUF file only (`{shown(gguf[0])}`); {_DEQUANTISE}"
     below = [name for name in names if any((root / name).glob(f"*{SUFFIX}"))]
     if below:
         return f"holds no `{SUFFIX}` file; did you mean `{root / below[-1]}`?"
@@ -270,5 +273,5 @@ def _nearby(path: Path) -> str:
 
 
 def _list(names: list[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+    first = ", ".join(f"`{shown(name)}`" for name in names[:5])
+    return f"{first} and {len(names) - 5} more" if len(names) > 5 else first

@@ -31,6 +31,7 @@ class Progress(Protocol):
 
 
 ALLOCATOR_BLOCK = 31 << 20  # just below the 32 MiB from which glibc's thresholds follow no more
+_OUT_OF_MEMORY = "there was not enough memory to make it; use fewer `--workers`, or bound the run with `--memory`"
 _SPARE_DESCRIPTORS = 64  # beside the shards: standard streams, libraries, the journal
 
 
@@ -71,9 +72,8 @@ def check_device(name: str) -> None:
     """Raises PlanError for a device that torch does not know or that this machine does not have."""
     try:
         torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        message = f"cannot be used ({reason}); expected `cpu`, or a device that this torch sees, such as `cuda:0`"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        message = "cannot be used here; expected `cpu`, or a device that the installed torch sees, such as `cuda:0`"
         raise PlanError([Fault(f"device `{name}`", message)]) from error
 
 
@@ -96,6 +96,7 @@ class _Crew:
         self.progress = progress
         self.digests: dict[str, str] = {}
         self.error: BaseException | None = None
+        self._active = 0
         self._stop = threading.Event()
         # The longest jobs are taken first, so that none is left alone at the end; equal ones in file order.
         self._queue = sorted(plan.tensors[::-1], key=plan.flops)
@@ -103,32 +104,47 @@ class _Crew:
         self._changed = threading.Condition()
 
     def run(self, workers: int) -> None:
+        self._active = workers
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
         for thread in threads:
             thread.start()
         try:
-            for thread in threads:
-                thread.join()
+            self._wait()
         except KeyboardInterrupt:
             self._halt(None)
             if self.progress is not None:
                 self.progress.stopping()
-            for thread in threads:  # the descriptors may be closed only once no worker uses them
-                thread.join()
+            self._wait()  # the descriptors may be closed only once no worker uses them
             raise
+        for thread in threads:
+            thread.join()
         if self.error is not None:
             raise self.error
 
+    def _wait(self) -> None:
+        """Until no worker is active. Not by `Thread.join`, which an interrupt leaves believing that the thread ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._active == 0)
+
     def _work(self) -> None:
         torch.set_num_threads(1)
-        while (tensor := self._take()) is not None:
-            try:
-                self._make(tensor)
-            except BaseException as error:
-                self._halt(_in_words(error, tensor))
-                return
-            finally:
-                self._give_back(tensor)
+        try:
+            while (tensor := self._take()) is not None:
+                self._prefetch()
+                try:
+                    self._make(tensor)
+                except (MemoryError, RuntimeError) as error:
+                    if _is_out_of_memory(error):
+                        raise PlanError([Fault(f"`{tensor.slot.name}`", _OUT_OF_MEMORY)]) from error
+                    raise
+                finally:
+                    self._give_back(tensor)
+        except BaseException as error:
+            self._halt(error)
+        finally:
+            with self._changed:
+                self._active -= 1
+                self._changed.notify_all()
 
     def _make(self, tensor: TensorPlan) -> None:
         slot = tensor.slot
@@ -154,7 +170,6 @@ class _Crew:
                     if self._free is None or self.plan.memory(tensor) <= self._free:
                         del self._queue[position]
                         self._account(-self.plan.memory(tensor))
-                        self._prefetch()
                         return tensor
                 self._changed.wait()
             return None
@@ -170,8 +185,8 @@ class _Crew:
 
     def _prefetch(self) -> None:
         """Let the kernel read the next tensor's inputs while this one is computed."""
-        if self._queue:
-            for source in self._queue[-1].inputs:
+        for tensor in self._queue[-1:]:
+            for source in tensor.inputs:
                 self.readers[source.role].prefetch(source.info)
 
     def _halt(self, error: BaseException | None) -> None:
@@ -182,14 +197,9 @@ class _Crew:
             self._changed.notify_all()
 
 
-def _in_words(error: BaseException, tensor: TensorPlan) -> BaseException:
-    """The error itself, or one that says what to do when memory ran out (on the CPU torch has no class for it)."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        message = "there was not enough memory to make it; use fewer `--workers`, or bound the run with `--memory`"
-        faults = PlanError([Fault(f"`{tensor.slot.name}`", message)])
-        faults.__cause__ = error
-        return faults
-    return error
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """On the CPU torch has no class for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _settle_allocator() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import reprlib
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 MAX_SIZE = 2**64  # the library counts in unsigned 64-bit integers
 METADATA = "__metadata__"
+SHOWN = 160  # characters of a value in a message: longer than any tensor's name that was seen
 
 _FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -120,6 +122,13 @@ def parse_object(raw: bytes, where: str, remedy: str) -> dict[str, Any]:
     return value
 
 
+def shown(value: object) -> str:
+    """A name or value out of a file, fit for a message: printable, short, nested but a little."""
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
 def _header_bytes(path: Path, prefix: bytes, size: int, read: Any) -> bytes:
     if size < 8 or len(prefix) < 8:
         raise CheckpointError(f"`{path}` has {size} bytes, too few for a safetensors file; fetch or save it again")
@@ -151,12 +160,12 @@ def _tensor(path: Path, name: str, entry: object, data: int) -> TensorInfo:
         raise _wrong(path, name, "expected an entry with exactly `dtype`, `shape` and `data_offsets`")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise _wrong(path, name, f"found dtype `{entry['dtype']}`, expected one of {', '.join(DTYPES)}")
+        raise _wrong(path, name, f"found dtype `{shown(entry['dtype'])}`, expected one of {', '.join(DTYPES)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _sizes(shape):
-        raise _wrong(path, name, f"found shape `{_short(shape)}`, expected a list of integers from 0 to 2^64 - 1")
+        raise _wrong(path, name, f"found shape `{shown(shape)}`, expected a list of integers from 0 to 2^64 - 1")
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _wrong(path, name, f"found data_offsets `{_short(offsets)}`, expected [begin, end], begin <= end")
+        raise _wrong(path, name, f"found data_offsets `{shown(offsets)}`, expected [begin, end], begin <= end")
     begin, end = offsets
     info = TensorInfo(name, dtype, tuple(shape), path.name, data + begin, end - begin)
     bits = _bits(path, info)
@@ -171,10 +180,10 @@ def _bits(path: Path, info: TensorInfo) -> int:
     for length in info.shape:  # not `elements`: an overflow must not be hidden by a later zero
         count *= length
         if count >= MAX_SIZE:
-            raise _wrong(path, info.name, f"shape {_short(info.shape)} has more than 2^64 elements")
+            raise _wrong(path, info.name, f"shape {shown(info.shape)} has more than 2^64 elements")
     bits = count * info.dtype.bits
     if bits >= MAX_SIZE:
-        raise _wrong(path, info.name, f"shape {_short(info.shape)} is larger than any file")
+        raise _wrong(path, info.name, f"shape {shown(info.shape)} is larger than any file")
     if bits % 8:
         raise _wrong(path, info.name, f"{count} elements of {info.dtype.name} do not fill whole bytes")
     return bits
@@ -199,13 +208,7 @@ def _sizes(values: object) -> bool:
 
 
 def _wrong(path: Path, name: str, fault: str) -> CheckpointError:
-    return CheckpointError(f"`{path}`: tensor `{_short(name)}`: {fault}; {_DAMAGED}")
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else str(value)[:200]
-    text = text if text.isprintable() else ascii(text)[1:-1]
-    return text if len(text) <= 160 else f"{text[:157]}..."
+    return CheckpointError(f"`{path}`: tensor `{shown(name)}`: {fault}; {_DAMAGED}")
 
 
 def _reason(error: Exception) -> str:
@@ -217,7 +220,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"`{_short(twice)}` occurs twice")
+        raise ValueError(f"`{shown(twice)}` occurs twice")
     return table
 
 

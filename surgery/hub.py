@@ -20,10 +20,13 @@ _FILE = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|gguf|json|ya?ml)$")
 def parse_hub_id(source: str) -> tuple[str, str | None] | None:
     """Split `org/name[@revision]`; None for anything that is no hub id, or is more likely a path.
 
-    `models/sft` where a directory `models` exists, and whatever ends like a file, are mistyped paths.
+    `models/sft` where a directory `models` exists, and whatever ends like a file, are mistyped paths; a
+    revision says that the hub is meant.
     """
     match = _HUB_ID.fullmatch(source)
-    if match is None or _FILE.search(match["id"]) or Path(source).parent.is_dir():
+    if match is None or _FILE.search(match["id"]):
+        return None
+    if match["revision"] is None and Path(source).parent.is_dir():
         return None
     return match["id"], match["revision"]
 

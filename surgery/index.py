@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import CheckpointError
-from surgery.header import open_regular, parse_object
+from surgery.header import open_regular, parse_object, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,8 +62,8 @@ def read_index(path: Path) -> Index:
         if not isinstance(shard, str) or shard not in plain:
             if not _is_plain(shard):
                 raise CheckpointError(
-                    f"`{path}` puts tensor `{tensor}` in `{shard}`; expected the plain name of a `{SUFFIX}` "
-                    "file beside the index, without a directory; do not trust this checkpoint"
+                    f"`{path}` puts tensor `{shown(tensor)}` in `{shown(shard)}`; expected the plain name of "
+                    f"a `{SUFFIX}` file beside the index, without a directory; do not trust this checkpoint"
                 )
             plain.add(shard)
     return Index(weight_map, metadata)
@@ -76,13 +76,13 @@ def check_index(path: Path, index: Index, headers: Mapping[str, Header]) -> None
             promised = index.weight_map.get(name)
             if promised != shard:
                 where = f"the index puts it in `{promised}`" if promised else "the index does not know it"
-                raise CheckpointError(f"`{path.parent / shard}` holds tensor `{name}`, but {where}; {_REMEDY}")
+                raise CheckpointError(f"`{path.parent / shard}` holds tensor `{shown(name)}`, but {where}; {_REMEDY}")
     missing = [name for name, shard in index.weight_map.items() if name not in headers[shard].tensors]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         shard = index.weight_map[missing[0]]
         raise CheckpointError(
-            f"`{path}` promises tensor `{missing[0]}`{more} in `{shard}`, which does not hold it; {_REMEDY}"
+            f"`{path}` promises tensor `{shown(missing[0])}`{more} in `{shard}`, which does not hold it; {_REMEDY}"
         )
 
 

@@ -138,6 +138,10 @@ def read_manifest(out: Path) -> Manifest:
     if manifest.format != FORMAT:
         message = f"is of format {manifest.format}; this version reads format {FORMAT}"
         raise VerifyError([Fault(f"`{path}`", message)])
+    outside = [name for name in (*manifest.files, *manifest.shards) if name.startswith("/") or ".." in name.split("/")]
+    if outside:
+        message = f"names `{outside[0]}`, which is no file of the output; the manifest was tampered with"
+        raise VerifyError([Fault(f"`{path}`", message)])
     return manifest
 
 
@@ -159,11 +163,13 @@ def verify(out: Path, workers: int) -> Verified:
     manifest = read_manifest(out)
     faults = list(_file_faults(out, manifest))
     headers: dict[str, Header] = {}
-    for name in manifest.shards:
+    for name, shard in manifest.shards.items():
         try:
             headers[name] = read_header(out / name)
         except CheckpointError as error:
             faults.append(Fault("", str(error)))
+        else:
+            faults += _header_faults(out / name, shard)
     with ThreadPoolExecutor(workers) as pool:
         faults += [fault for fault in pool.map(lambda t: _tensor_fault(out, headers, t), manifest.tensors) if fault]
     known = {entry.name for entry in manifest.tensors}
@@ -185,6 +191,13 @@ def _input(checkpoint: Checkpoint) -> InputEntry:
         files={shard.name: shard.size for shard in checkpoint.shards},
         manifest=blake3(path.read_bytes()).hexdigest() if known else None,
     )
+
+
+def _header_faults(path: Path, shard: ShardEntry) -> Iterator[Fault]:
+    with path.open("rb") as file:
+        length = file.read(8)
+        if blake3(length + file.read(int.from_bytes(length, "little"))).hexdigest() != shard.header:
+            yield Fault(f"`{path.name}`", "its header was changed")
 
 
 def _file_faults(out: Path, manifest: Manifest) -> Iterator[Fault]:

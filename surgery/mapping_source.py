@@ -76,16 +76,18 @@ class _Copier:
     def _map(self, value: Mapping[object, object], path: Path) -> dict[str, object]:
         items: dict[str, object] = {}
         for key, item in value.items():
-            fault = (
-                text_fault(key)
-                if isinstance(key, str)
-                else f"found a key of the class `{type(key).__qualname__}`; expected text"
-            )
-            if isinstance(key, str) and fault is None:
-                items[key] = self.plain(item, (*path, key))
+            fault = _key_fault(key)
+            if fault is not None:
+                self.mistakes.append(Mistake(path, fault, void=False))
             else:
-                self.mistakes.append(Mistake(path, f"{fault}", void=False))
+                items[str(key)] = self.plain(item, (*path, str(key)))
         return items
+
+
+def _key_fault(key: object) -> str | None:
+    if isinstance(key, str):
+        return text_fault(key)
+    return f"found a key of the class `{type(key).__qualname__}`; expected text"
 
 
 def _scalar_fault(value: object) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from surgery.errors import Fault, RecipeError
 from surgery.mapping_source import read_mapping
@@ -23,14 +23,19 @@ class Substitution:
     """The data of a recipe with its parameters and settings put in.
 
     `data` is the new data, `parameters` the values in force, `mistakes` and `faults` (those of settings) what
-    was wrong. Settings override declared parameters; `output.KEY` overrides a key of the output section.
+    was wrong, and `void` the paths that got the value of a parameter that is wrong itself (declared in a wrong
+    way, or in `mistaken`). Settings override declared parameters; `output.KEY` overrides a key of the output section.
     Text in settings is read as YAML (`40%`, `[0.5, 0.5]`).
     """
 
-    def __init__(self, data: Mapping[str, object], settings: Mapping[str, object]) -> None:
+    def __init__(
+        self, data: Mapping[str, object], settings: Mapping[str, object], mistaken: Iterable[str] = ()
+    ) -> None:
         self.data = dict(data)
         self.mistakes: list[Mistake] = []
         self.faults: list[Fault] = []
+        self.void: list[Path] = []
+        self._mistaken = set(mistaken)
         self._settings = settings
         self._origins: dict[Path, str] = {}
         self._used: set[str] = set()
@@ -57,6 +62,7 @@ class Substitution:
             self.mistakes.append(Mistake(("parameters", name), message))
         elif isinstance(value, str) and REFERENCE.match(value):
             message = f"found {show(value)}; a parameter's value cannot refer to another parameter"
+            self._mistaken.add(name)
             self.mistakes.append(Mistake(("parameters", name), message))
 
     def _check_use(self) -> None:
@@ -77,10 +83,13 @@ class Substitution:
                 continue
             try:
                 value, mistakes = _read_setting(setting, where)
-                self.faults.extend(Fault(where, mistake.message) for mistake in mistakes)
+                faults = [Fault(where, mistake.message) for mistake in mistakes]
                 given[key] = value
             except RecipeError as error:
-                self.faults.extend(Fault(where, fault.message) for fault in error.faults)
+                faults = [Fault(where, fault.message) for fault in error.faults]
+            self.faults += faults
+            self._mistaken -= {key}
+            self._mistaken |= {key} if faults else set()
         return given
 
     def _spell(self, key: str) -> str:
@@ -121,6 +130,8 @@ class Substitution:
     def _value_of(self, name: str, path: Path) -> object:
         if name in self.parameters:
             self._used.add(name)
+            if name in self._mistaken:
+                self.void.append(path)
             given = name in self._settings
             self._origins[path] = f"from `{self._spell(name)}`" if given else f"from parameter `{name}`"
             return self.parameters[name]
@@ -136,7 +147,10 @@ class Substitution:
         if not given or not isinstance(output, dict | None):
             return
         for key in given:
-            self._origins[OUTPUT, key.removeprefix(f"{OUTPUT}.")] = f"from `{self._spell(key)}`"
+            path = (OUTPUT, key.removeprefix(f"{OUTPUT}."))
+            self._origins[path] = f"from `{self._spell(key)}`"
+            if key in self._mistaken:
+                self.void.append(path)
         overrides = {key.removeprefix(f"{OUTPUT}."): value for key, value in given.items()}
         self.data[OUTPUT] = {**(output or {}), **overrides}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
@@ -29,7 +30,7 @@ from surgery import bundled
 from surgery.errors import Fault, RecipeError
 from surgery.mapping_source import read_mapping
 from surgery.ops import Step
-from surgery.ops.base import RESULT
+from surgery.ops.base import RESULT, Op
 from surgery.parameters import NAME, NAME_RULE, Substitution
 from surgery.size import parse_size
 from surgery.source import Mistake, Source
@@ -108,7 +109,8 @@ class Output(BaseModel):
     )
     shard_size: ShardSize = Field(
         default=None,
-        json_schema_extra={"default": KEEP}, description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`"
+        json_schema_extra={"default": KEEP},
+        description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`",
     )
     tokenizer: InputRole | None = Field(
         default=None, description="the role whose tokenizer and chat template go with it; default: `start`"
@@ -142,7 +144,7 @@ class Recipe(BaseModel):
     @field_validator("models")
     @classmethod
     def _distinct(cls, models: tuple[str, ...]) -> tuple[str, ...]:
-        repeated = sorted({name for i, name in enumerate(models) if name in models[:i]})
+        repeated = sorted(name for name, count in Counter(models).items() if count > 1)
         if repeated:
             raise ValueError(f"found {quoted(repeated)} more than once; every role needs its own name")
         return models
@@ -209,7 +211,8 @@ def _resolve(source: Source, settings: dict[str, object]) -> Recipe:
         found = "the recipe is empty" if source.data is None else f"found {show(source.data)}"
         message = f"{found}; expected a map with the keys `name`, `models` and `steps`"
         raise RecipeError(source.faults([Mistake((), message, line=1), *source.mistakes]))
-    work = Substitution(source.data, settings)
+    mistaken = [str(m.path[1]) for m in source.mistakes if m.void and m.path[:1] == ("parameters",) and m.path[1:]]
+    work = Substitution(source.data, settings, mistaken)
     models = work.data.get("models")
     roles = [role for role in models if isinstance(role, str)] if isinstance(models, list) else []
     wrong = [*source.mistakes, *work.mistakes]
@@ -219,7 +222,7 @@ def _resolve(source: Source, settings: dict[str, object]) -> Recipe:
             json.dumps(work.data), strict=True, by_alias=True, by_name=False, context={"roles": roles or None}
         )
     except ValidationError as error:
-        void = [mistake.path for mistake in wrong if mistake.void]
+        void = [*work.void, *(mistake.path for mistake in wrong if mistake.void)]
         invalid = mistakes_of(error, Recipe, work.data, roles, void)
         wrong += [_with_origin(mistake, work) for mistake in invalid]
     wrong += _unused_roles(work.data, roles)
@@ -237,19 +240,25 @@ def _with_origin(mistake: Mistake, work: Substitution) -> Mistake:
 def _unused_roles(data: Mapping[str, Any], roles: Sequence[str]) -> list[Mistake]:
     """Roles that are neither `start` nor the tokenizer's nor read by a step.
 
-    A wrong step counts as using every role that it may mean.
+    A wrong step counts as using every role that it may mean; where it shows none, nothing is said.
     """
     steps, output = data.get("steps"), data.get("output")
-    if not isinstance(steps, list) or not roles:
+    if not isinstance(steps, list) or not steps or not roles or len(set(roles)) < len(roles):
         return []
-    used = {data.get("start", roles[-1])}
-    used.update(output.values() if isinstance(output, dict) else ())
-    adapter: TypeAdapter[Any] = TypeAdapter(Step)
+    start = data.get("start")
+    used = {start if start in roles else did_you_mean(str(start), roles) or roles[-1]}
+    tokenizer = output.get("tokenizer") if isinstance(output, dict) else None
+    used.update([tokenizer] if isinstance(tokenizer, str) else ())
+    step_of: TypeAdapter[Op] = TypeAdapter(Step)
+    context = {"roles": roles}
     for step in steps:
         try:
-            used.update(adapter.validate_python(step, by_alias=True, by_name=False).reads)
+            used.update(step_of.validate_python(step, by_alias=True, by_name=False, context=context).reads)
         except ValidationError:
-            used.update(name for text in _texts(step) if (name := did_you_mean(text, roles)))
+            meant = {name for text in _texts(step) if (name := did_you_mean(text, roles))}
+            if not meant:
+                return []
+            used |= meant
     return [
         Mistake(("models", i), f"no step reads `{role}`, and it is not `start`; use it or remove it")
         for i, role in enumerate(data["models"])

@@ -43,12 +43,12 @@ def _or_parameter(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     if "anyOf" in schema:
-        own = [_inside(branch) for branch in schema["anyOf"]]
-        return {**schema, "anyOf": [*own, _BY_REFERENCE]}
+        return {**schema, "anyOf": [*_inside(schema)["anyOf"], _BY_REFERENCE]}
     outer = {key: value for key, value in schema.items() if key in ("title", "description", "default")}
     inner = {key: value for key, value in schema.items() if key not in outer}
     return {**outer, "anyOf": [_inside(inner), _BY_REFERENCE]}
 
 
 def _inside(schema: dict[str, Any]) -> dict[str, Any]:
-    return {key: _or_parameter(value) if key in _INSIDE else value for key, value in schema.items()}
+    inner = {key: _or_parameter(value) if key in _INSIDE else value for key, value in schema.items()}
+    return {**inner, "anyOf": [_inside(branch) for branch in schema["anyOf"]]} if "anyOf" in schema else inner

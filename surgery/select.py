@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from surgery.groups import GROUPS
 from surgery.layers import LayerRangeField
+from surgery.wording import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable
 
     from surgery.anatomy import Anatomy, Stack
 
@@ -79,10 +80,7 @@ def _in_layers(select: Select, anatomy: Anatomy, stack: Stack | None, names: lis
     if select.layers is None:
         return set(names)
     if stack is None:
-        raise ValueError(
-            f"`layers: {select.layers}`: no text decoder is recognised in this checkpoint; "
-            f"name the stack that is meant with `stack:`, of {_stacks(anatomy)}"
-        )
+        raise ValueError(f"`layers: {select.layers}`: {_no_decoder(anatomy)}")
     try:
         indices = select.layers.of(stack.layers)
     except ValueError as error:
@@ -111,9 +109,11 @@ def _hint(entry: str, anatomy: Anatomy, stack: Stack | None, names: list[str]) -
     groups = [group for group in GROUPS if group in present]
     if entry == "lm_head" and anatomy.tied and anatomy.embedding in names:
         return f": the head is tied to `{anatomy.embedding}`; select `embedding`"
+    if entry in GROUPS and stack is None and anatomy.stacks:
+        return f": {_no_decoder(anatomy)}"
     if entry in GROUPS:
         where = f" of `{home}`" if home else ""
-        return f"{where} in that group; the groups found are {_list(groups)}; or give a glob on full names"
+        return f"{where} in that group; the groups found are {quoted(groups) or 'none'}; or give a glob on full names"
     if re.fullmatch(r"[\w.]+", entry) and any(f".{entry}." in f".{name}." for name in names):
         return f": full names are matched; did you mean `{_glob(entry, names)}`?"
     return _nearest(entry, [*groups, ALL], names)
@@ -131,7 +131,7 @@ def _nearest(entry: str, words: list[str], names: list[str]) -> str:
         candidates = [*words, *sorted(tails), *patterns]
     near = difflib.get_close_matches(generic, candidates, n=1, cutoff=0.5)
     if not near:
-        return f"; the groups are {_list(words)}, and a name here is `{names[0] if names else ''}`"
+        return f"; the groups are {quoted(words)}, and a name here is `{names[0] if names else ''}`"
     found = near[0]
     if re.fullmatch(r"\w+", found) and found not in words:
         found = _glob(found, names)
@@ -153,16 +153,16 @@ def _empty(select: Select, allowed: Collection[str], wanted: Collection[str], bo
     entries = ", ".join(select.tensors) or ALL
     if not both:
         return (
-            f"`tensors: [{entries}]` matches {len(wanted)} tensors and `layers: {select.layers}` holds "
-            f"{len(allowed)}, but no tensor is in both; drop `layers` for what lies outside the layers"
+            f"no tensor is both in `tensors: [{entries}]` ({len(wanted)} match) and in `layers: {select.layers}` "
+            f"({len(allowed)} lie there); drop `layers` for what lies outside the layers"
         )
     return f"`exclude: [{', '.join(select.exclude)}]` removes all {len(both)} tensors that are selected"
+
+
+def _no_decoder(anatomy: Anatomy) -> str:
+    return f"no text decoder is recognised; name the stack that is meant with `stack:`, of {_stacks(anatomy)}"
 
 
 def _stacks(anatomy: Anatomy) -> str:
     shown = [f"{prefix}` ({stack.layers} layers)" for prefix, stack in anatomy.stacks.items()]
     return ", ".join(f"`{text}" for text in shown) or "none"
-
-
-def _list(words: Sequence[str]) -> str:
-    return ", ".join(f"`{word}`" for word in words) or "none"

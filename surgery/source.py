@@ -12,7 +12,7 @@ Path = tuple[str | int, ...]
 
 _NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}  # control characters, surrogates, Unicode's line and paragraph separators
 MAX_DEPTH = 32  # levels of nesting; a recipe needs 5
-MAX_NODES = 20_000  # scalars, lists and maps
+MAX_NODES = 10_000  # scalars, lists and maps
 MAX_TEXT = 10_000  # characters of one value
 MAX_INTEGER = 2**63 - 1
 

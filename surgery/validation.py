@@ -46,10 +46,12 @@ def mistakes(
     are left out, and what the branches expected is joined. Nothing is said of the paths in `void`, nor of
     what was computed from the values there.
     """
+    void = set(void)
+    around_void = {path[:end] for path in void for end in range(len(path))}
     found: dict[tuple[Path, str], list[str]] = {}
     for details in error.errors(include_url=False):
         path = _path(details["loc"], data)
-        if _follows(dict(details), path, void):
+        if any(path[:end] in void for end in range(len(path) + 1)) or _follows(dict(details), path in around_void):
             continue
         start, end = _message(dict(details), path, model, data, roles)
         ends = found.setdefault((path, start), [])
@@ -63,15 +65,14 @@ def mistakes(
     ]
 
 
-def _follows(details: dict[str, Any], path: Path, void: Iterable[Path]) -> bool:
+def _follows(details: dict[str, Any], around_void: bool) -> bool:
     """Whether the error only follows from something that is reported anyway."""
     kind = details["type"]
     if kind == "default_factory_not_called":
         return True
     if kind == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]:
         return True  # pydantic counts the valid items only
-    computed = kind == "value_error"
-    return any(path[: len(other)] == other or (computed and other[: len(path)] == path) for other in void)
+    return kind == "value_error" and around_void
 
 
 def _is_respelt(path: Path, start: str, unknown: set[Path]) -> bool:

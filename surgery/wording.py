@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 SHOWN_CHARACTERS = 60  # of a wrong value: enough to recognise it, on one line
+COMPARED = 50  # names looked through for a near miss; more do not occur, and comparing is slow
+LISTED = 20  # names that a message lists
 
 
 def show(value: object) -> str:
@@ -29,13 +32,15 @@ def show(value: object) -> str:
 
 
 def quoted(names: Iterable[str]) -> str:
-    """The names in backticks, separated by commas."""
-    return ", ".join(show(name) for name in names)
+    """The names in backticks, separated by commas; a very long list is cut short."""
+    names = list(names)
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(show(name) for name in names[:LISTED]) + rest
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that a misspelt name most resembles (difflib ratio, letter case ignored), or None."""
-    folded = {candidate.casefold(): candidate for candidate in candidates}
+    folded = {candidate.casefold(): candidate for candidate in islice(candidates, COMPARED)}
     close = difflib.get_close_matches(name[:200].casefold(), folded, n=1, cutoff=0.6)
     return folded[close[0]] if close else None
 

@@ -60,9 +60,7 @@ def tensor_infos(shapes: Mapping[str, Sequence[int]], dtype: str = "BF16") -> di
     return infos
 
 
-def write_checkpoint(
-    directory: Path, arrays: Arrays, shards: int = 1, config: Mapping[str, Any] | None = None
-) -> Path:
+def write_checkpoint(directory: Path, arrays: Arrays, shards: int = 1, config: Mapping[str, Any] | None = None) -> Path:
     """Write a checkpoint directory: one file, or several with an index, and `config.json`."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG if config is None else config))
@@ -70,7 +68,7 @@ def write_checkpoint(
     if shards == 1:
         save_file(dict(arrays), directory / "model.safetensors", metadata={"format": "pt"})
         return directory
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i in range(shards):
         part = {name: arrays[name] for name in names[i * len(names) // shards : (i + 1) * len(names) // shards]}
         file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import CONFIG, MakeCheckpoint, llama_arrays, write_checkpoint, write_raw
 from safetensors.numpy import save_file
 
 from surgery import hub
 from surgery.checkpoint import open_checkpoint
 from surgery.errors import CheckpointError
+from tests.conftest import CONFIG, MakeCheckpoint, llama_arrays, write_checkpoint, write_raw
 
 INDEX = "model.safetensors.index.json"
 
@@ -78,7 +78,7 @@ def test_links_are_followed(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "shard",
     ["/etc/passwd", "../model.safetensors", "sub/model.safetensors", "..", "", ".safetensors", "a\\b.safetensors",
-     "a\0.safetensors", "model.bin", 3, None, ["model.safetensors"], {"a": 1}],
+     "a\0.safetensors", "a\x1b[1m.safetensors", "model.bin", 3, None, ["model.safetensors"], {"a": 1}],
 )  # fmt: skip
 def test_index_must_name_plain_files(make_checkpoint: MakeCheckpoint, shard: object) -> None:
     """A weight map that points anywhere but beside itself is refused, with the tensor, before a file is opened."""
@@ -224,7 +224,7 @@ def test_directories_of_other_kinds(tmp_path: Path, files: list[str], message: s
         ("model.pt", "pickle"),
         ("model.gguf", "GGUF"),
         ("model.safetensors.index.json", "give the directory"),
-        ("model.dat", "claims a header"),
+        ("model.dat", "does not end in"),
     ],
 )
 def test_files_of_other_kinds(tmp_path: Path, file: str, message: str) -> None:
@@ -288,10 +288,23 @@ def test_mistyped_paths(tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeyp
     for source in ("models/sft-fnal", "./models/sft-fnal", str(tmp_path / "models/sft-fnal")):
         assert "did you mean" in refused(source)
         assert "sft-final" in refused(source)
-    for source in ("nothing", "no/such/dir", "../no/such", "/no/such", "no/model.safetensors", "a\\b", "org/", "", "a b/c"):
+    for source in (
+        "nothing",
+        "no/such/dir",
+        "../no/such",
+        "/no/such",
+        "no/model.safetensors",
+        "a\\b",
+        "org/",
+        "",
+        "a b/c",
+    ):
         assert "expected a directory" in refused(source)
-    (tmp_path / "link").symlink_to("nothing")
-    assert "does not exist" in refused("link")
+    assert "write `models/sft-fnal@main`" in refused("models/sft-fnal")
+    for source in (f"{'a' * 5000}/b", f"/{'a' * 5000}", "~nobody-of-this-name/model", "a\0b", "\udcff/x"):
+        assert "expected a directory" in refused(source) or "cannot be opened" in refused(source)
+    (tmp_path / "link.safetensors").symlink_to("nothing")
+    assert "does not exist" in refused("link.safetensors")
     assert "did you mean `models/sft-final`" in refused("models")
 
 

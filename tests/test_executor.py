@@ -264,7 +264,7 @@ def test_memory_is_bounded_and_a_bound_too_small_is_told(pair: tuple[Path, Path]
 
 def test_an_unknown_device_is_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
     """A device that torch does not know, or that the machine lacks, is an error before anything is written."""
-    with pytest.raises(PlanError, match="device `quantum` cannot be used"):
+    with pytest.raises(PlanError, match="device `quantum`: cannot be used here"):
         surgery.apply(RESTORE, pair, tmp_path / "out", device="quantum")
     assert not (tmp_path / "out.partial").exists()
 

@@ -9,19 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import write_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from surgery.dtypes import DTYPES
 from surgery.errors import CheckpointError
 from surgery.header import MAX_HEADER, read_header
+from tests.conftest import write_raw
 
 
 def entry(dtype: Any = "F32", shape: Any = (1,), offsets: Any = (0, 4), **more: Any) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets, **more}
+
+
+ENTRY = json.dumps(entry()).encode()
 
 
 def judge(path: Path) -> dict[str, tuple[list[int], str]] | None:
@@ -46,7 +50,7 @@ def ours(path: Path) -> dict[str, tuple[list[int], str]] | None:
 
 def test_reads_what_the_library_writes(tmp_path: Path) -> None:
     """Names, shapes, dtypes, metadata and byte ranges are those of the arrays that were saved."""
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "b": np.arange(6, dtype=np.float32).reshape(2, 3),
         "a": np.array(7, dtype=np.int64),
         "empty": np.zeros((0, 4), dtype=np.float16),
@@ -123,7 +127,7 @@ BAD: dict[str, tuple[Any, bytes, str]] = {
     "huge integer": (field("shape", f"[{'9' * 5000}]"), bytes(4), "cannot be read"),
     "half a surrogate pair": (b'{"a\\ud800":' + json.dumps(entry()).encode() + b"}", bytes(4), "surrogate"),
     "NUL in a name": ({"a\0b": entry()}, bytes(4), "NUL"),
-    "two tensors of one name": (b'{"a":%s,"a":%s}' % ((json.dumps(entry()).encode(),) * 2), bytes(4), "`a` occurs twice"),
+    "two tensors of one name": (b'{"a":%s,"a":%s}' % (ENTRY, ENTRY), bytes(4), "`a` occurs twice"),
     "metadata of integers": ({"__metadata__": {"a": 1}}, b"", "__metadata__"),
     "metadata a list": ({"__metadata__": ["a"]}, b"", "__metadata__"),
     "entry null": ({"a": None}, b"", "expected an entry"),
@@ -133,6 +137,7 @@ BAD: dict[str, tuple[Any, bytes, str]] = {
     "dtype unknown": ({"a": entry("F99")}, bytes(4), "found dtype `F99`"),
     "dtype in lower case": ({"a": entry("f32")}, bytes(4), "found dtype `f32`"),
     "dtype a list": ({"a": entry(["F32"])}, bytes(4), "found dtype"),
+    "dtype nested": (field("dtype", "[" * 700 + "]" * 700), bytes(4), "found dtype"),
     "shape a string": ({"a": entry(shape="1")}, bytes(4), "found shape"),
     "shape negative": ({"a": entry(shape=[-1, -1])}, bytes(4), "found shape"),
     "shape minus zero": (field("shape", "[-0]"), b"", "found shape"),
@@ -249,8 +254,13 @@ def test_agrees_with_the_library_on_random_entries(
 
 
 VALID = json.dumps(
-    {"__metadata__": {"k": "v"}, "a": entry("BF16", [2, 1], [0, 4]), "b": entry("U8", [3], [4, 7]), "c": entry("F32", [0], [7, 7])}
-).encode()  # fmt: skip
+    {
+        "__metadata__": {"k": "v"},
+        "a": entry("BF16", [2, 1], [0, 4]),
+        "b": entry("U8", [3], [4, 7]),
+        "c": entry("F32", [0], [7, 7]),
+    }
+).encode()
 
 
 @given(

@@ -11,7 +11,9 @@ from surgery.layers import MAX_LAYER, LayerRange, LayerRangeField
 
 pairs = st.tuples(st.integers(0, MAX_LAYER), st.integers(0, MAX_LAYER)).map(sorted).map(lambda p: f"{p[0]}-{p[1]}")
 singles = st.integers(0, MAX_LAYER)
-ends = st.builds("{} {}".format, st.sampled_from(["first", "last"]), st.sampled_from(["25%", "4", "all", "0", "12.5 %"]))
+ends = st.builds(
+    "{} {}".format, st.sampled_from(["first", "last"]), st.sampled_from(["25%", "4", "all", "0", "12.5 %"])
+)
 notations = st.one_of(st.just("all"), pairs, singles, ends, st.lists(pairs | singles, min_size=1, max_size=4))
 
 

@@ -3,16 +3,17 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import MakeCheckpoint, llama_arrays
 
 from surgery.checkpoint import open_checkpoint
 from surgery.errors import CheckpointError
 from surgery.reader import Reader
+from tests.conftest import MakeCheckpoint, llama_arrays
 
 NAME = "model.layers.1.mlp.down_proj.weight"
 
@@ -24,10 +25,10 @@ def test_reads_every_tensor(make_checkpoint: MakeCheckpoint) -> None:
 
     def read(name: str) -> bool:
         info = checkpoint.tensors[name]
-        buffer = np.empty(info.shape, np.float32)
+        buffer = bytearray(info.nbytes)
         reader.prefetch(info)
         reader.read_into(info, buffer)
-        return np.array_equal(buffer, arrays[name])
+        return buffer == arrays[name].tobytes()
 
     with Reader(checkpoint) as reader, ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, list(arrays) * 5))
@@ -86,9 +87,7 @@ def test_short_reads_are_continued(make_checkpoint: MakeCheckpoint, monkeypatch:
     assert buffer == arrays[NAME].tobytes()
 
 
-def test_input_error_names_file_and_tensor(
-    make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_input_error_names_file_and_tensor(make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails gives one message with the file, the tensor and the system's reason."""
     checkpoint = open_checkpoint(make_checkpoint())
 
@@ -101,13 +100,18 @@ def test_input_error_names_file_and_tensor(
     assert all(part in str(caught.value) for part in ("model.safetensors", NAME, "Input/output error"))
 
 
+def replace_by_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def test_changed_files_are_refused(make_checkpoint: MakeCheckpoint) -> None:
     """A file that vanished, was replaced, or was touched since its header was read is not read."""
-    changes = {
+    changes: dict[str, Callable[[Path], object]] = {
         "vanished": lambda path: path.unlink(),
         "touched": lambda path: os.utime(path, ns=(0, 0)),
         "shorter": lambda path: os.truncate(path, 100),
-        "directory": lambda path: (path.unlink(), path.mkdir()),
+        "directory": replace_by_directory,
     }
     for name, change in changes.items():
         checkpoint = open_checkpoint(make_checkpoint(name))
@@ -153,5 +157,5 @@ def test_empty_tensor(make_checkpoint: MakeCheckpoint) -> None:
     arrays = {"a": np.zeros((0, 4), np.float32), "b": np.ones(2, np.float32)}
     checkpoint = open_checkpoint(make_checkpoint(arrays=arrays))
     with Reader(checkpoint) as reader:
-        reader.read_into(checkpoint.tensors["a"], np.empty((0, 4), np.float32))
+        reader.read_into(checkpoint.tensors["a"], bytearray())
         reader.prefetch(checkpoint.tensors["a"])

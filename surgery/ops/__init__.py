@@ -14,6 +14,17 @@ from surgery.ops.restore_values import RestoreValues
 from surgery.ops.swap_directions import SwapDirections
 from surgery.ops.truncate_rank import TruncateRank
 
+__all__ = [
+    "OPS",
+    "Linear",
+    "ResetLayers",
+    "RestoreDirections",
+    "RestoreValues",
+    "Step",
+    "SwapDirections",
+    "TruncateRank",
+]
+
 OPS: dict[str, type[Op]] = {
     "restore_directions": RestoreDirections,
     "swap_directions": SwapDirections,

@@ -27,7 +27,7 @@ _WEIGHTS_SCHEMA = {
         {"type": "object", "additionalProperties": _WEIGHT_SCHEMA, "minProperties": 1},
         {"type": "null"},
     ],
-    "description": "one weight a model: a list in the order of `models`, or a map from role to weight; equal if omitted",
+    "description": "one weight a model, in the order of `models` or as a map from role to weight; equal if omitted",
 }
 
 

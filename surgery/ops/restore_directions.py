@@ -22,9 +22,9 @@ class RestoreDirections(TwoModelOp):
     running tensor; W = U S V^T and b = U_b S_b V_b^T, values descending. S* is S (`singular_values: start`) or S_b
     (`from`) on the replaced indices. With h + t >= min(rows, cols) the result is U_b S* V_b^T.
 
-    `orthogonalize`: `none` is the formula as published, whose mixed factors are not orthonormal, so W' does not have the
-    singular values S*. `rotate` turns the rest by the direct rotations that take the replaced onto the restored subspaces,
-    `polar` replaces both factors by their nearest orthonormal matrices; then W' has exactly the values S*.
+    `orthogonalize`: `none` is the formula as published, whose mixed factors are not orthonormal, so W' does not have
+    the singular values S*. With the others it does: `rotate` turns the rest by the direct rotations that take the
+    replaced onto the restored subspaces, `polar` replaces both factors by their nearest orthonormal matrices.
     Sources: "RL Is Neither a Panacea Nor a Mirage", arXiv 2509.12235 (`none`); Davis and Kahan 1970 (`rotate`).
     """
 
@@ -38,8 +38,7 @@ class RestoreDirections(TwoModelOp):
     def _restores_something(self) -> RestoreDirections:
         if self.head.of(1) + self.tail.of(1) == 0:
             raise ValueError(
-                "`head` and `tail` are both 0, so nothing would be restored; "
-                "give one of them a count or a percentage"
+                "`head` and `tail` are both 0, so nothing would be restored; give one of them a count or a percentage"
             )
         return self
 

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+EDITED = "the tensor being edited"
+
+
 def _other_model(name: str) -> str:
     if name == RESULT:
-        raise ValueError(f"found `{RESULT}`, the tensor being edited; expected another model's role")
+        raise ValueError(f"found `{RESULT}`, {EDITED}; expected another model's role")
     return name
 
 
@@ -45,8 +48,8 @@ class TwoModelOp(SpectralOp):
         from surgery.spectral.triplets import require_finite
 
         b = sources[self.from_]
-        require_finite(W, RESULT)
-        require_finite(b, self.from_)
+        require_finite(W, EDITED)
+        require_finite(b, f"`{self.from_}`")
         return b
 
     def _with_values(self, directions: Tensor, values: Tensor) -> Tensor:

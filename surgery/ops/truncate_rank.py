@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator
 
-from surgery.ops.base import RESULT
-from surgery.ops.spectral import SpectralOp
+from surgery.ops.spectral import EDITED, SpectralOp
 from surgery.quantity import Quantity, QuantityField
 from surgery.spectral import cost
 
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
 
 def _keeps_something(rank: Quantity) -> Quantity:
     if rank.of(1) == 0:
-        raise ValueError(
-            "found 0, which would erase the matrices; expected at least 1, or a percentage above 0%"
-        )
+        raise ValueError("found 0, which would erase the matrices; expected at least 1, or a percentage above 0%")
     return rank
 
 
@@ -46,7 +43,7 @@ class TruncateRank(SpectralOp):
         rank = self.rank.of(n)
         if rank == n:
             return W.clone()
-        require_finite(W, RESULT)
+        require_finite(W, EDITED)
         leading = outer_triplets(W, rank)
         return compose(leading, leading.S)
 

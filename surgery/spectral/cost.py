@@ -1,8 +1,8 @@
 """Memory and arithmetic of the spectral edits; free of torch, so that a plan can use it.
 
-Shapes are (rows, cols) of one matrix, m = max, n = min, k = head + tail. Bytes are for float32 matrices. Counted are torch's
-tensors and LAPACK's workspaces, which torch leaves to the library: measured 6.9 n^2 numbers for the SVD of an n x n matrix,
-15.2 n^2 for 4n x n, 3.6 n^2 for a symmetric eigendecomposition, arguments not included.
+Shapes are (rows, cols) of one matrix, m = max, n = min, k = head + tail. Bytes are for float32 matrices. Counted are
+torch's tensors and the workspaces of LAPACK, some of which torch does not see: measured as growth of the process, the
+SVD of n x n numbers takes 6.9 n^2, of 4n x n 15.2 n^2, a symmetric eigendecomposition 3.6 n^2, without the arguments.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ Orthogonalize = Literal["none", "rotate", "polar"]
 
 ROW_BLOCK = 2048  # rows converted to float64 at a time
 LIBRARY = 16 << 20  # bytes that MKL keeps for packing, whatever the shape
-# Route 1 of `triplets` up to this part of all eigenvectors. On 8192x2048 and 2048x2048 it takes half the time of route 2 for
-# a fifth of them and draws level at about 0.6, where its float64 part (k x k) has grown to the size of theirs.
+# Route 1 of `triplets` up to this part of all eigenvectors. For a third of them it takes two thirds of the time of
+# route 2, at 0.6 as long, as the float64 eigenproblem of its subspace grows (2048x2048 and 4096x1024, one thread).
 RITZ_PART = 0.6
 
 

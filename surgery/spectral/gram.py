@@ -12,7 +12,6 @@ from surgery.spectral.cost import ROW_BLOCK
 COLUMN_BLOCK = 512
 
 
-
 def gram(W: Tensor, dtype: torch.dtype) -> Tensor:
     """G = W^T W (n x n) for W (m x n), accumulated in `dtype`; only its lower triangle is defined."""
     m, n = W.shape

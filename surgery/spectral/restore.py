@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def restore(W: Tensor, replaced: Triplets, restored: Triplets, values: Tensor) -> Tensor:
     """W' = W - U diag(S) V^T + U_b diag(S*) V_b^T, of W's shape, dtype and device.
 
-    `replaced` are triplets (U, S, V) of W, `restored` as many of b, `values` S*. This equals the sum over all indices with
-    the replaced triplets exchanged, and never needs the others. W' does not have the singular values S*, as the vectors
-    of b are not orthogonal to those of W that stay (see `rotation`).
+    `replaced` are triplets (U, S, V) of W, `restored` as many of b, `values` S*. This equals the sum over all indices
+    with the replaced triplets exchanged, and never needs the others. W' does not have the singular values S*, as the
+    vectors of b are not orthogonal to those of W that stay (see `rotation`).
     """
     out = W.clone()
     out.addmm_(replaced.times(replaced.S), replaced.V.mT, alpha=-1)

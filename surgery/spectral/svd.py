@@ -7,6 +7,8 @@ from torch import Tensor
 
 from surgery.errors import NumericalError
 
+LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # documented, not in its __all__
+
 
 def svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """W = U diag(S) V^T with U (m x n), S (n, descending), V^T (n x n), for finite W (m x n), m >= n, in its dtype.
@@ -18,12 +20,12 @@ def svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for attempt in (_direct, _in_float64, _after_qr):
         try:
             U, S, Vh = attempt(W)
-        except torch.linalg.LinAlgError:
+        except LinAlgError:
             continue
         return U.to(W.dtype), S.to(W.dtype), Vh.to(W.dtype)
     raise NumericalError(
         f"the singular value decomposition of a {W.shape[0]}x{W.shape[1]} matrix did not converge, "
-        "not even in float64; `exclude` this tensor"
+        "not even in float64; leave this tensor out with `exclude`"
     )
 
 

@@ -4,13 +4,13 @@ Three routes to the same triplets, each with its limit. Write eps32 = 6e-8, eps6
 lambda_i = sigma_i^2, all for W with rows >= cols (else its transpose).
 
 1. *Float32 Gram and Rayleigh-Ritz.* Eigenvectors Q of G = W^T W in float32, for the h wanted triplets and p more;
-   then, with Y = W Q, the small matrices Y^T Y and Q^T Q in float64, and the exact Ritz vectors of W within
-   span(Q). Eigenvectors of the float32 G carry errors of eps32 lambda_1 / (lambda_i - lambda_j) along v_j. Those
-   inside span(Q) Rayleigh-Ritz removes: what is left there is the one-sided error of Y, about eps32 sigma_h / gap, no more
-   than the eps32 sigma_1 / gap of a float32 SVD. Those towards the outside remain, and are below
-   eps32 kappa, kappa = lambda_1 / (lambda_h - lambda_{h+p}): hence MAX_KAPPA.
-2. *Float64 Gram.* Errors of eps64 lambda_1 / (2 sigma_i gap): against the float32 SVD's eps32 sigma_1 / gap
-   smaller while sigma_i / sigma_1 > eps64 / (2 eps32) = 1e-9. The left vectors u_i = W v_i / sigma_i are orthonormal to
+   then, with Y = W Q, the small matrices Y^T Y and Q^T Q in float64, and the exact Ritz vectors of W within span(Q).
+   Eigenvectors of the float32 G carry errors of eps32 lambda_1 / (lambda_i - lambda_j) along v_j. Those inside
+   span(Q) Rayleigh-Ritz removes: what is left there is the one-sided error of Y, about eps32 sigma_h / gap, no more
+   than the eps32 sigma_1 / gap of a float32 SVD. Those towards the outside remain, and are below eps32 kappa,
+   kappa = lambda_1 / (lambda_h - lambda_{h+p}): hence MAX_KAPPA.
+2. *Float64 Gram.* Errors of eps64 lambda_1 / (2 sigma_i gap): smaller than the float32 SVD's eps32 sigma_1 / gap while
+   sigma_i / sigma_1 > eps64 / (2 eps32) = 1e-9. The left vectors u_i = W v_i / sigma_i are orthonormal to
    eps64 lambda_1 / (sigma_i sigma_j): hence MIN_RATIO.
 3. *SVD in float64* of the triangular factor R of W, for what is below, exact rank deficiency included. The left
    vectors come from a QR factorisation of W V, so that where sigma_i is 0 they are some orthonormal completion.
@@ -28,18 +28,17 @@ from torch import Tensor
 from surgery.errors import NumericalError
 from surgery.spectral.cost import ROW_BLOCK, padded
 from surgery.spectral.gram import gram, symmetric
-from surgery.spectral.svd import svd
+from surgery.spectral.svd import LinAlgError, svd
 
-# Route 1 up to here. In random directions the bound is far from reached (rounding errors spread over n directions): with
-# kappa = 150 results were nearer to float64 than the float32 SVD's, by 1.5-5 times; at 300 as near; at 2000 up to
-# twice as far. Matrices of a trained model (SmolLM2-135M) have 5-60 at head = 20 %, rarely 600.
+# Route 1 up to here. The bound is far from reached, as rounding errors spread over n directions: up to kappa = 150 the
+# results were 1.5-5 times nearer to float64 than the float32 SVD's, at 300 as near, at 2000 up to twice as far.
+# Matrices of a trained model (SmolLM2-135M) have 5-60 at head = 20 %, rarely 600.
 MAX_KAPPA = 150.0
 # Route 2 down to here: left vectors orthonormal to 1e-6, the accuracy of float32 eigenvectors.
 MIN_RATIO = 1e-5
 # Bounds on the squared Frobenius norm within which a float32 Gram matrix neither overflows nor loses digits to
 # underflow. Squares of float32 numbers always fit into float64.
 FLOAT32_RANGE = (1e-20, 1e30)
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +60,10 @@ class Triplets:
 def outer_triplets(W: Tensor, head: int, tail: int = 0) -> Triplets:
     """The `head` leading and the `tail` trailing triplets of W (m x n, finite, float32 or float64).
 
-    0 <= head, 0 <= tail, head + tail <= min(m, n). Errors are no larger than those of a float32 SVD, see above. For equal
-    singular values any orthonormal basis of their space may come out, for zero ones any completion.
-    Raises NumericalError when no route converges.
+    0 <= head, 0 <= tail, 1 <= head + tail <= min(m, n). Errors are no larger than those of a float32 SVD, see above.
+    For equal singular values any orthonormal basis of their space may come out, for zero ones any completion. The same
+    matrix gives the same bits as long as torch has the same number of threads. Raises NumericalError when no route
+    converges.
     """
     if W.shape[0] < W.shape[1]:
         mirrored = outer_triplets(W.mT, head, tail)
@@ -72,7 +72,7 @@ def outer_triplets(W: Tensor, head: int, tail: int = 0) -> Triplets:
         for route in (_ritz, _gram64):
             try:
                 triplets = route(W, head, tail)
-            except torch.linalg.LinAlgError:  # eigh did not converge: the next route may
+            except LinAlgError:  # eigh did not converge: the next route may
                 continue
             if triplets is not None:
                 return triplets
@@ -87,21 +87,22 @@ def singular_values(W: Tensor) -> Tensor:
     tall = W if W.shape[0] >= W.shape[1] else W.mT
     if W.dtype == torch.float32:
         try:
-            return torch.linalg.eigvalsh(gram(tall, torch.float64)).clamp_min(0).sqrt().flip(0)
-        except torch.linalg.LinAlgError:
+            values: Tensor = torch.linalg.eigvalsh(gram(tall, torch.float64))
+            return values.clamp_min(0).sqrt().flip(0)
+        except LinAlgError:
             pass
     return svd(tall.double())[1]
 
 
 def require_finite(W: Tensor, name: str) -> None:
-    """Raise NumericalError, naming `name` and counting, if W has NaN or infinite entries."""
+    """Raise NumericalError, opening with `name` and a count, if W has NaN or infinite entries."""
     if torch.isfinite(W.sum()):  # one pass without a temporary; NaN and infinity always reach the sum
         return
     bad = W.numel() - int(torch.isfinite(W).sum())
     if bad:
         raise NumericalError(
-            f"`{name}` has {bad} NaN or infinite of {W.numel()} values; a matrix to be decomposed must be finite: "
-            "repair the checkpoint or `exclude` this tensor"
+            f"{name} has {bad} values of {W.numel()} that are NaN or infinite; a matrix to be decomposed must be "
+            "finite: take a sound checkpoint, or leave this tensor out with `exclude`"
         )
 
 
@@ -133,7 +134,7 @@ def _ritz(W: Tensor, head: int, tail: int) -> Triplets | None:
 
 def _gram64(W: Tensor, head: int, tail: int) -> Triplets | None:
     """Route 2, or None where it does not apply."""
-    m, n = W.shape
+    n = W.shape[1]
     values, vectors = torch.linalg.eigh(gram(W, torch.float64))
     chosen = n - 1 - _outer(n, head, tail, W.device)
     S = values[chosen].clamp_min(0).sqrt()
@@ -154,8 +155,8 @@ def _svd64(W: Tensor, head: int, tail: int) -> Triplets:
     chosen = _outer(n, head, tail, W.device)
     S, V = S[chosen], Vh[chosen].mT.clone()
     del Vh
-    # Householder's Q is orthonormal whatever its argument. Columns of equal length, so that tiny ones keep their digits;
-    # the factor's diagonal then is +-1, or rounding errors where sigma_i vanishes and the sign means nothing.
+    # Householder's Q is orthonormal whatever its argument. Columns of unit length, so that tiny ones keep their digits;
+    # the other factor's diagonal then is +-1, or rounding errors where sigma_i vanishes and the sign means nothing.
     U, signs = torch.linalg.qr(_times64(W, V / S.clamp_min(torch.finfo(torch.float64).tiny)))
     U *= torch.where(signs.diagonal() < 0, -1.0, 1.0)
     return Triplets(U, S, V.to(W.dtype))

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from tests.strategies import normal, orthonormal, tuned, weight
 from torch import Tensor
 
 from surgery.spectral.rotation import restore_rotated
 from surgery.spectral.triplets import Triplets, outer_triplets
+from tests.strategies import normal, orthonormal, tuned, weight
 
 
 def direct_rotation(A: Tensor, B: Tensor) -> Tensor:

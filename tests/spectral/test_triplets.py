@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.strategies import SPECTRA, normal, orthonormal, pairs, spectrum, weight, with_values
 from torch import Tensor
 
 from surgery.errors import NumericalError
@@ -12,6 +11,7 @@ from surgery.spectral import triplets as module
 from surgery.spectral.gram import gram, symmetric
 from surgery.spectral.svd import svd
 from surgery.spectral.triplets import Triplets, outer_triplets, require_finite, singular_values
+from tests.strategies import SPECTRA, normal, orthonormal, pairs, spectrum, weight, with_values
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -46,9 +46,7 @@ def test_gram_is_w_transposed_w():
 @pytest.mark.parametrize("shape", [(300, 160), (160, 300), (200, 200)])
 @pytest.mark.parametrize(("head", "tail"), [(32, 0), (150, 0), (0, 20), (20, 30), (1, 0), (0, 1)])
 @pytest.mark.parametrize("kind", ["decaying", "flat"])
-def test_outer_triplets_are_those_of_the_float64_svd(
-    kind: str, head: int, tail: int, shape: tuple[int, int]
-):
+def test_outer_triplets_are_those_of_the_float64_svd(kind: str, head: int, tail: int, shape: tuple[int, int]):
     """Values, and the sum of the triplets, agree with a float64 SVD; the factors are orthonormal."""
     W = weight(generator(), kind, *shape).float()
     U, S, Vh = torch.linalg.svd(W.double(), full_matrices=False)
@@ -192,10 +190,10 @@ def test_svd_that_always_fails_is_a_numerical_error(monkeypatch: pytest.MonkeyPa
 def test_bad_values_are_counted_and_named():
     """NaN and infinities are counted, of either sign; finite entries of any size pass, even if their sum overflows."""
     W = torch.ones(4, 5)
-    require_finite(W * 1e38, "base")
+    require_finite(W * 1e38, "`base`")
     W[0, 0], W[1, 1], W[2, 2] = float("nan"), float("inf"), float("-inf")
-    with pytest.raises(NumericalError, match=r"`base` has 3 NaN or infinite of 20 values"):
-        require_finite(W, "base")
+    with pytest.raises(NumericalError, match=r"`base` has 3 values of 20 that are NaN or infinite"):
+        require_finite(W, "`base`")
 
 
 def test_orthonormal_matrix_has_equal_values():

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, get_args
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from surgery.ops import OPS, Step
+from surgery.ops.base import RESULT
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "restore_directions": {"from": "base", "head": "20%"},
+    "swap_directions": {"from": "base"},
+    "restore_values": {"from": "base"},
+    "reset_layers": {"from": "base", "select": {"layers": "first 25%"}},
+    "truncate_rank": {"rank": 64},
+    "linear": {"models": ["base", "sft"]},
+}
+STEP: TypeAdapter[Any] = TypeAdapter(Step)
+
+
+def test_table_and_union_hold_the_same_operations():
+    """Every operation of the table is in the union of steps, under the name it declares, and has an example here."""
+    assert set(get_args(get_args(Step)[0])) == set(OPS.values())
+    for name, op in OPS.items():
+        assert get_args(op.model_fields["op"].annotation) == (name,)
+    assert EXAMPLES.keys() == OPS.keys()
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_steps_read_back_from_their_plain_data(name: str):
+    """A step survives its own serialisation, is hashable, and knows its roles and its cost."""
+    step = STEP.validate_python({"op": name, **EXAMPLES[name]}, context={"roles": ("base", "sft")})
+    assert type(step) is OPS[name]
+    assert STEP.validate_python(step.model_dump(by_alias=True, mode="json", exclude_none=True)) == step
+    assert hash(step) == hash(STEP.validate_python({"op": name, **EXAMPLES[name]}))
+    if step.kind != "copy":
+        assert step.workspace((64, 32)) > 0
+        assert step.flops((64, 32)) > 0
+
+
+@pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if "from" in example])
+def test_roles_must_be_known_and_another(name: str):
+    """An unknown role and the running tensor are refused as a source."""
+    for role, message in (("bse", "not among the recipe's models: base, sft"), (RESULT, "found `result`")):
+        with pytest.raises(ValidationError, match=message):
+            STEP.validate_python({"op": name, **EXAMPLES[name], "from": role}, context={"roles": ("base", "sft")})
+
+
+def test_operations_load_without_torch():
+    """A plan knows every operation, its memory and its arithmetic without importing torch."""
+    code = (
+        "import sys; from surgery.ops import RestoreDirections as R; "
+        "op = R.model_validate({'op': 'restore_directions', 'from': 'base', 'head': 8}); "
+        "op.workspace((64, 32)), op.flops((64, 32)), op.remark((64, 32)); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,107 @@
+"""The JSON Schema of the recipe format."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from jsonschema import Draft202012Validator
+
+from surgery import bundled
+from surgery.ops import OPS
+from surgery.recipe_schema import schema
+from surgery.yaml_source import read_yaml
+from tests.recipe_strategies import recipes
+
+SCHEMA = schema()
+VALIDATOR = Draft202012Validator(SCHEMA)
+
+
+def data(name: str) -> Any:
+    return read_yaml(bundled.read(name), name).data
+
+
+def test_is_a_schema() -> None:
+    """The schema is valid by its own dialect, which it names."""
+    Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+@pytest.mark.parametrize("name", bundled.names())
+def test_bundled_recipes_validate(name: str) -> None:
+    """Every bundled recipe is valid as it is written, with its `$name`s."""
+    assert list(VALIDATOR.iter_errors(data(name))) == []
+
+
+@given(recipes)
+def test_what_loads_validates(mapping: Any) -> None:
+    """Recipes that load are valid."""
+    assert list(VALIDATOR.iter_errors(mapping)) == []
+
+
+MUTATIONS: dict[str, dict[tuple[str | int, ...], object]] = {
+    "unknown key": {("ouput",): {}},
+    "unknown key of a step": {("steps", 0, "hed"): 1},
+    "unknown key of select": {("steps", 0, "select", "layer"): "all"},
+    "unknown operation": {("steps", 0, "op"): "restore"},
+    "another operation": {("steps", 0, "op"): "truncate_rank"},
+    "quantity": {("steps", 0, "head"): "twenty"},
+    "quantity below 0": {("steps", 0, "head"): -1},
+    "layers": {("steps", 0, "select", "layers"): "frist 25%"},
+    "tensors is text": {("steps", 0, "select", "tensors"): "mlp"},
+    "parameter's name": {("steps", 0, "head"): "$20"},
+    "choice": {("steps", 0, "orthogonalize"): "yes"},
+    "reserved role": {("models",): ["base", "result"]},
+    "no models": {("models",): []},
+    "no steps": {("steps",): []},
+    "name": {("name",): "two words"},
+    "dtype": {("output",): {"dtype": "int8"}},
+    "shard size": {("output",): {"shard_size": "5 gigs"}},
+    "parameters": {("parameters",): ["head"]},
+}
+
+
+@pytest.mark.parametrize("case", MUTATIONS)
+def test_mutated_recipes_do_not(case: str) -> None:
+    """One wrong value makes a valid recipe invalid."""
+    recipe = copy.deepcopy(data("restore-top-20pct"))
+    for path, value in MUTATIONS[case].items():
+        at = recipe
+        for part in path[:-1]:
+            at = at[part]
+        at[path[-1]] = value
+    assert not VALIDATOR.is_valid(recipe)
+
+
+@pytest.mark.parametrize("key", ["name", "models", "steps"])
+def test_required_keys(key: str) -> None:
+    """A recipe without name, models or steps is invalid."""
+    recipe = data("values-only")
+    del recipe[key]
+    assert not VALIDATOR.is_valid(recipe)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"op": "linear", "models": ["base", "$other"], "weights": [0.5, "$w"]},
+        {"op": "linear", "models": "$models", "weights": {"base": "$w", "sft": "rest"}, "normalize": "$n"},
+        {"op": "linear", "models": ["base"], "weights": "$w", "select": "$where"},
+        {"op": "reset_layers", "from": "$who", "select": {"layers": ["0-4", 7, "$band"], "tensors": ["$glob"]}},
+        {"op": "truncate_rank", "rank": "$rank", "select": {"stack": "$stack", "exclude": "$not"}},
+    ],
+)
+def test_parameters_may_stand_anywhere(step: dict[str, object]) -> None:
+    """`$name` is valid as any value of a step or of the output, also in lists and maps."""
+    recipe = {"name": "x", "models": ["base", "sft"], "steps": [step], "output": {"dtype": "$d", "shard_size": "$s"}}
+    assert list(VALIDATOR.iter_errors(recipe)) == []
+
+
+def test_every_operation_is_described() -> None:
+    """Editors can show what an operation does, and for our own keys what each is for."""
+    for op in OPS.values():
+        assert SCHEMA["$defs"][op.__name__]["description"]
+    for properties in (SCHEMA["properties"], SCHEMA["$defs"]["Output"]["properties"]):
+        assert all(value.get("description") for value in properties.values())
