@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["GROUPS", "Anatomy", "Group", "Stack", "anatomy"]
 
 
+DEPTH = 16  # leading components that are compared: more than any model nests, and a bound on hostile names
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """Repeated layers `prefix.0` ... `prefix.{layers - 1}`."""
@@ -219,7 +222,7 @@ def _homes(
     for name in tensors:
         if name in layers:
             homes[name] = layers[name][0]
-        elif decoder and (name in text or name.rpartition(".")[0] in modules):
+        elif decoder and name.rpartition(".")[0] in modules:
             homes[name] = decoder.prefix
         else:
             homes[name] = _nearest(name, only)
@@ -230,7 +233,7 @@ def _only_stack(stacks: Iterable[str]) -> dict[str, str | None]:
     """Leading path -> the one stack below it, or None where there are several."""
     only: dict[str, str | None] = {}
     for prefix in stacks:
-        components = prefix.split(".")
+        components = prefix.split(".", DEPTH)[:DEPTH]
         for i in range(len(components) + 1):
             path = ".".join(components[:i])
             only[path] = None if path in only else prefix
@@ -239,7 +242,7 @@ def _only_stack(stacks: Iterable[str]) -> dict[str, str | None]:
 
 def _nearest(name: str, only: Mapping[str, str | None]) -> str | None:
     """The one stack that shares most leading components with the name; None when several do."""
-    path = name
+    path = ".".join(name.split(".", DEPTH)[:DEPTH])
     while path not in only and path:
         path = path.rpartition(".")[0]
     nearest = only.get(path)

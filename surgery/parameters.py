@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 
@@ -94,7 +93,7 @@ class Substitution:
 
     def _spell(self, key: str) -> str:
         setting = self._settings[key]
-        text = setting if isinstance(setting, str) else json.dumps(setting, default=str)
+        text = setting if isinstance(setting, str) else show(setting).strip("`")
         return show(f"--set {key}={text}").strip("`")
 
     def _substitute(self) -> None:

@@ -156,7 +156,7 @@ class Recipe(BaseModel):
 
     @property
     def origin(self) -> str:
-        """The file's path as given, the bundled recipe's name, or `recipe` for a mapping."""
+        """The file's path as given, `NAME.yaml` for a bundled recipe, or `recipe` for a mapping."""
         return self._source.origin
 
     def where(self, step: int) -> str:

@@ -376,6 +376,64 @@ def test_omni_model_has_one_text_decoder() -> None:
     assert found.home_of("talker.model.norm.weight") == "talker.model.layers"
 
 
+def stack(prefix: str, width: int = 16, layers: int = 2) -> dict[str, list[int]]:
+    return layered(layers, {"mlp.up_proj.weight": [2 * width, width], "norm.weight": [width]}, prefix)
+
+
+@pytest.mark.parametrize(
+    ("beside", "other", "embedding"),
+    [
+        (stack("b.layers", width=64, layers=9), "b.layers", "embed_tokens.weight"),
+        (stack("a.encoder.layers", layers=9), "a.encoder.layers", "a.embed_tokens.weight"),
+        (stack("b.layers", layers=9), "b.layers", "a.embed_tokens.weight"),
+        (stack("b.layers", layers=1), "b.layers", "embed_tokens.weight"),
+        (stack("a.visual.layers", layers=9), "a.visual.layers", "a.embed_tokens.weight"),
+    ],
+    ids=["width", "encoder", "proximity", "size", "tower"],
+)
+def test_why_a_stack_is_the_decoder(beside: dict[str, list[int]], other: str, embedding: str) -> None:
+    """Each reason decides by itself against all that come after it."""
+    shapes = beside | stack("a.layers") | {embedding: [96, 16]}
+    for order in (shapes, dict(reversed(shapes.items()))):
+        found = anatomy(tensor_infos(order))
+        assert set(found.stacks) == {"a.layers", other}
+        assert found.decoder == Stack("a.layers", 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("model.embed_tokens_per_layer.weight", "model.embed_tokens.weight"),
+        ("model.position_embedding.weight", "model.embedding.weight"),
+        ("visual.word_embeddings.weight", "model.embedding.weight"),
+    ],
+)
+def test_which_embedding_is_that_of_tokens(wrong: str, right: str) -> None:
+    """Its name decides before its size does, and other towers' do not count."""
+    found = anatomy(tensor_infos(stack("model.layers") | {wrong: [500, 16], right: [96, 16]}))
+    assert found.embedding == right
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("talker.lm_head.weight", "lm_head.weight"),
+        ("draft.lm_head.weight", "model.lm_head.weight"),
+        ("output.weight", "lm_head.weight"),
+    ],
+)
+def test_which_head_is_the_decoders(wrong: str, right: str) -> None:
+    """That of the text decoder, by name before shape, not another tower's that comes first."""
+    shapes = stack("model.layers") | {"model.embed_tokens.weight": [96, 16], wrong: [96, 16], right: [96, 16]}
+    assert anatomy(tensor_infos(shapes)).head == right
+
+
+def test_a_projector_without_its_tower_is_nobodys() -> None:
+    """The norm of a projector does not become the decoder's where the decoder is the only stack."""
+    found = anatomy(tensor_infos(stack("model.layers") | {"model.mm_projector.norm.weight": [16]}))
+    assert found.home_of("model.mm_projector.norm.weight") is None
+
+
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -400,6 +458,7 @@ def test_what_is_no_stack(shapes: dict[str, list[int]]) -> None:
 def test_vision_model_has_no_text_decoder() -> None:
     """A tower alone is a stack that has to be named."""
     shapes = {n: s for n, s in TABLES["llava"]["tensors"].items() if n.startswith("vision_tower")}
+    shapes["vision_tower.word_embeddings.weight"] = [96, 24]
     found = anatomy(tensor_infos(shapes))
     assert set(found.stacks) == {"vision_tower.encoder.layers"}
     assert (found.decoder, found.embedding, found.head) == (None, None, None)

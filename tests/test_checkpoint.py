@@ -348,7 +348,7 @@ T, F = True, False
         ({"text_config": {"tie_word_embeddings": F}}, F, F),
         ({"tie_word_embeddings": F, "text_config": {"tie_word_embeddings": T}}, F, T),
         ({"tie_word_embeddings": F, "text_config": {"tie_word_embeddings": T}}, T, F),
-        ({"thinker_config": {"text_config": {"tie_word_embeddings": T}}}, F, T),
+        ({"thinker_config": {"text_config": {"tie_word_embeddings": F}}}, F, F),
         ({"tie_word_embeddings": "yes", "text_config": 3, "architectures": "x"}, T, F),
     ],
 )

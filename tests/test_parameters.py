@@ -100,7 +100,7 @@ def test_output_settings_work_on_any_recipe() -> None:
         ),
         ({"head": ".inf"}, ["--set head=.inf: found `.inf`; expected a finite number"]),
         ({"output.dtype": "[.nan]"}, ["--set output.dtype=[.nan]: found `.nan`; expected a finite number"]),
-        ({"head": float("nan")}, ["--set head=NaN: found `nan`; expected a finite number"]),
+        ({"head": float("nan")}, ["--set head=nan: found `nan`; expected a finite number"]),
         (
             {"head": "much"},
             [f"recipe steps[0].head: found `much`; {QUANTITY} (from `--set head=much`)"],
@@ -137,6 +137,13 @@ def test_output_settings_work_on_any_recipe() -> None:
 def test_wrong_settings(settings: dict[str, object], messages: list[str]) -> None:
     """A wrong setting is quoted as it was given, together with everything else that is wrong."""
     assert refused(settings) == messages
+
+
+def test_a_setting_without_end() -> None:
+    """A list that contains itself is refused as a setting, too."""
+    endless: list[object] = []
+    endless.append(endless)
+    assert refused({"w": endless}) == ["--set w=a list: nested deeper than 32 levels"]
 
 
 def test_a_setting_in_place_of_a_wrong_declaration() -> None:
