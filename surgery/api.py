@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 # torch, pydantic and the rest are imported when a verb is called: `import surgery` and `surgery --help` stay quick.
 if TYPE_CHECKING:
-    from surgery.anatomy import Anatomy
     from surgery.checkpoint import Checkpoint
     from surgery.executor import Progress
     from surgery.manifest import Verified
@@ -29,14 +28,6 @@ class Applied:
     out: Path
     plan: Plan
     resumed: int
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """What the headers of a checkpoint say."""
-
-    checkpoint: Checkpoint
-    anatomy: Anatomy
 
 
 def plan(recipe: RecipeSource, models: Models, *, settings: Mapping[str, object] | None = None) -> Plan:
@@ -122,13 +113,11 @@ def verify(out: str | Path, *, workers: int | None = None) -> Verified:
     return manifest.verify(Path(out), workers or default_workers())
 
 
-def inspect(model: Model) -> Inspected:
-    """The layers, groups, shapes and dtypes of a checkpoint, from its headers. Raises CheckpointError."""
-    from surgery.anatomy import anatomy
+def inspect(model: Model) -> Checkpoint:
+    """What the headers of a checkpoint say: `tensors`, and in `anatomy` layers and groups. Raises CheckpointError."""
     from surgery.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(model)
-    return Inspected(checkpoint, anatomy(checkpoint.tensors, tied=checkpoint.tied))
+    return open_checkpoint(model)
 
 
 def recipes() -> tuple[str, ...]:

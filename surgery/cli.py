@@ -180,19 +180,19 @@ def inspect(model: str, as_json: bool) -> None:
     from surgery.console import print_inspected
     from surgery.inventory import inventory
 
-    inspected = api.inspect(model)
+    checkpoint = api.inspect(model)
     if not as_json:
-        print_inspected(inspected)
+        print_inspected(checkpoint)
         return
-    anatomy = inspected.anatomy
+    anatomy = checkpoint.anatomy
     _print_json(
         {
-            "model": inspected.checkpoint.source,
+            "model": checkpoint.source,
             "decoder": anatomy.decoder.prefix if anatomy.decoder else None,
             "stacks": {stack.prefix: stack.layers for stack in anatomy.stacks.values()},
-            "tied": inspected.checkpoint.tied,
-            "files": [shard.name for shard in inspected.checkpoint.shards],
-            "modules": [asdict(row) for row in inventory(inspected.checkpoint, anatomy)],
+            "tied": checkpoint.tied,
+            "files": [shard.name for shard in checkpoint.shards],
+            "modules": [asdict(row) for row in inventory(checkpoint)],
         }
     )
 

@@ -20,7 +20,8 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from surgery.api import Applied, Inspected
+from surgery.api import Applied
+from surgery.checkpoint import Checkpoint
 from surgery.inventory import ModuleRow, inventory
 from surgery.manifest import Verified
 from surgery.plan import Action, Plan, TensorPlan
@@ -102,11 +103,11 @@ def print_verified(out: str, verified: Verified) -> None:
     )
 
 
-def print_inspected(inspected: Inspected) -> None:
+def print_inspected(checkpoint: Checkpoint) -> None:
     """Stacks, groups, shapes, dtypes and sizes of a checkpoint."""
     console = _console()
-    checkpoint, anatomy = inspected.checkpoint, inspected.anatomy
-    rows = inventory(checkpoint, anatomy)
+    anatomy = checkpoint.anatomy
+    rows = inventory(checkpoint)
     parameters = sum(row.parameters for row in rows)
     console.print(
         f"{checkpoint.source}: {len(checkpoint.tensors):,} tensors, {parameters:,} parameters, "

@@ -98,8 +98,9 @@ class _Crew:
         self.error: BaseException | None = None
         self._active = 0
         self._stop = threading.Event()
-        # The longest jobs are taken first, so that none is left alone at the end; equal ones in file order.
-        self._queue = sorted(plan.tensors[::-1], key=plan.flops)
+        # The longest jobs first, so that none is left alone at the end, equal ones in file order; taken from the end.
+        self._queue = sorted(plan.tensors, key=plan.flops, reverse=True)
+        self._queue.reverse()
         self._free = None if memory is None else memory - INTERPRETER_BYTES
         self._changed = threading.Condition()
 
@@ -122,7 +123,7 @@ class _Crew:
             raise self.error
 
     def _wait(self) -> None:
-        """Until no worker is active. Not by `Thread.join`, which an interrupt leaves believing that the thread ended."""
+        """Until no worker is active; not by `Thread.join`, which an interrupt leaves believing that the thread ended."""
         with self._changed:
             self._changed.wait_for(lambda: self._active == 0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from surgery.anatomy import Anatomy
 from surgery.checkpoint import Checkpoint
 
 
@@ -22,8 +21,9 @@ class ModuleRow:
     nbytes: int
 
 
-def inventory(checkpoint: Checkpoint, anatomy: Anatomy) -> list[ModuleRow]:
+def inventory(checkpoint: Checkpoint) -> list[ModuleRow]:
     """One row for each kind of tensor, in the checkpoint's order; `group` None: names and shapes do not tell."""
+    anatomy = checkpoint.anatomy
     kinds: dict[tuple[str, str, tuple[int, ...], str], list[tuple[int, int]]] = {}
     for name, info in checkpoint.tensors.items():
         layer = anatomy.layer_of(name)

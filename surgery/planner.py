@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from surgery.anatomy import Anatomy, anatomy
+from surgery.anatomy import Anatomy
 from surgery.checkpoint import Checkpoint
 from surgery.companions import companions
 from surgery.conflicts import Conflicts
@@ -15,7 +15,7 @@ from surgery.layout import Entry, lay_out
 from surgery.ops.base import RESULT, Op
 from surgery.plan import Plan, Slot, Source, TensorPlan
 from surgery.recipe import Recipe
-from surgery.select import resolve
+from surgery.select import Select, resolve
 
 
 def make_plan(recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> Plan:
@@ -50,7 +50,7 @@ class _Planner:
         self.recipe = recipe
         self.inputs = inputs
         self.start = inputs[recipe.start]
-        self.anatomies = {role: _anatomy(checkpoint) for role, checkpoint in inputs.items()}
+        self.anatomies = {role: checkpoint.anatomy for role, checkpoint in inputs.items()}
         self.conflicts = Conflicts(recipe, inputs, self.anatomies)
         self.remarks: dict[str, list[str]] = {}
 
@@ -67,7 +67,7 @@ class _Planner:
         """The tensors that a step edits: what it selects, less what its operation does not apply to."""
         anatomy = self.anatomies[self.recipe.start]
         try:
-            names = resolve(op.scope, anatomy, list(self.start.tensors))
+            names = resolve(self._scope(op), anatomy, list(self.start.tensors))
         except ValueError as error:
             self.conflicts.step(number, f"select: {error}")
             return []
@@ -84,6 +84,15 @@ class _Planner:
             )
         return edited
 
+    def _scope(self, op: Op) -> Select:
+        """What a step selects; of a natural scope, which the user did not write, the groups that the model has."""
+        if op.select is not None:
+            return op.select
+        anatomy = self.anatomies[self.recipe.start]
+        present = {anatomy.group_of(name) for name in self.start.tensors}
+        groups = tuple(group for group in op.natural.tensors if group in present)
+        return op.natural.model_copy(update={"tensors": groups or op.natural.tensors})
+
     def _with_tied_twin(self, names: list[str], anatomy: Anatomy) -> list[str]:
         """A tied head that is stored all the same is edited together with the embedding that it must equal."""
         pair = {anatomy.embedding, anatomy.head}
@@ -96,7 +105,7 @@ class _Planner:
         if not info.dtype.arithmetic:
             self.conflicts.quantised(number, self.recipe.start, info)
             return False
-        return op.kind == "elementwise" or (len(info.shape) in (2, 3) and info.elements > 0)
+        return op.kind == "elementwise" or _is_matrix(info)
 
     def _extend(self, draft: _Draft, number: int, op: Op, info: TensorInfo) -> None:
         roles = [role for role in op.reads if role != RESULT]
@@ -163,8 +172,9 @@ class _Planner:
         )
 
 
-def _anatomy(checkpoint: Checkpoint) -> Anatomy:
-    return anatomy(checkpoint.tensors, tied=checkpoint.tied)
+def _is_matrix(info: TensorInfo) -> bool:
+    """Whether spectral operations apply: a matrix, or a 3-D stack of them (a convolution over one channel is none)."""
+    return info.elements > 0 and (len(info.shape) == 2 or (len(info.shape) == 3 and min(info.shape[1:]) > 1))
 
 
 def _output_dtype(info: TensorInfo, chosen: DType | None) -> DType:

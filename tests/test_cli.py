@@ -172,8 +172,8 @@ def test_progress_goes_to_stderr(pair: tuple[Path, Path], tmp_path: Path, monkey
 def test_ctrl_c_is_one_message_and_the_work_is_kept(tmp_path: Path) -> None:
     """SIGINT in the middle of a run: exit 130, no traceback, no OUT; the same command then ends the work."""
     generator = torch.Generator().manual_seed(0)
-    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(60)]
-    base = {name: torch.randn((600, 600), generator=generator) for name in names}
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(40)]
+    base = {name: torch.randn((400, 400), generator=generator) for name in names}
     models = [write(tmp_path / "base", base), write(tmp_path / "sft", near(base))]
     out = tmp_path / "out"
     recipe = {"name": "r", "models": ["base", "sft"], "steps": [

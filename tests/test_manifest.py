@@ -76,9 +76,7 @@ def test_one_flipped_bit_is_found_and_named(out: Path, byte: int) -> None:
     content = bytearray(path.read_bytes())
     content[byte] ^= 1
     path.write_bytes(content)
-    with pytest.raises(
-        VerifyError, match=r"\A`model\.\S+`: was changed: its digest is \w+..., expected \w+...\Z"
-    ):
+    with pytest.raises(VerifyError, match=r"\A`model\.\S+`: was changed: its digest is \w+..., expected \w+...\Z"):
         surgery.verify(out)
 
 

@@ -101,7 +101,7 @@ def test_dtypes_may_differ_once_the_output_names_its_own(tmp_path: Path) -> None
     models = [write(tmp_path / "base", base), write(tmp_path / "sft", llama(seed=1, layers=1, dtype=torch.float32))]
     assert len(faults(recipe(linear()), *models)) == 1
     surgery.apply(recipe(linear()), models, tmp_path / "out", settings={"output.dtype": "float16"})
-    made = surgery.inspect(tmp_path / "out").checkpoint
+    made = surgery.inspect(tmp_path / "out")
     assert {info.dtype.name for info in made.tensors.values()} == {"F16"}
 
 

@@ -77,6 +77,6 @@ class Op(BaseModel):
         """Floating-point operations for one piece of this shape, to first order."""
         raise NotImplementedError
 
-    def remark(self, shape: tuple[int, int]) -> str | None:
+    def remark(self, shape: tuple[int, int]) -> str | None:  # noqa: ARG002 - for those who override it
         """What a user should know about matrices of this shape (say, that they are restored whole), or None."""
         return None

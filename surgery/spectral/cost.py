@@ -47,7 +47,7 @@ def _outer(m: int, n: int, k: int, subspace: int | None) -> int:
     eigh = 8 * 5 * n * n
     gram64 = 8 * (n * n + block * n)
     vectors = 4 * (m + n) * k + 8 * (2 * n * k + block * (n + k))
-    qr = max(8 * 4 * (n + block) * n, 8 * n * k + 4 * (4 * m * k + n * k))
+    qr = max(8 * 5 * (n + block) * n, 8 * n * k + 4 * (4 * m * k + n * k))
     worst = max(eigh, gram64, 8 * n * n + vectors, qr, 8 * n * n + _svd(8, n, n))
     if subspace:
         small = 8 * max(6 * subspace**2, 2 * subspace**2 + block * subspace)

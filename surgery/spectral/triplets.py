@@ -151,7 +151,8 @@ def _svd64(W: Tensor, head: int, tail: int) -> Triplets:
     R = W.new_zeros(0, n, dtype=torch.float64)
     for i in range(0, m, ROW_BLOCK):
         R = torch.linalg.qr(torch.cat([R, W[i : i + ROW_BLOCK].double()]), mode="r").R
-    _, S, Vh = svd(R)
+    S, Vh = svd(R)[1:]
+    del R
     chosen = _outer(n, head, tail, W.device)
     S, V = S[chosen], Vh[chosen].mT.clone()
     del Vh

@@ -1,0 +1,45 @@
+"""Time and peak memory of whole programs, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Wall-clock seconds (median, and the spread of the runs) and the largest peak resident memory in bytes."""
+
+    seconds: float
+    spread: tuple[float, float]
+    peak: int
+
+    def __str__(self) -> str:
+        low, high = self.spread
+        return f"{self.seconds:7.1f} s ({low:.1f}-{high:.1f})  {self.peak / 1e9:5.2f} GB"
+
+
+def measure(command: Sequence[str | Path], runs: int, before: Callable[[], None]) -> Measured:
+    """Run a command several times. `before` prepares each run, untimed; then all dirty pages are written out, so
+    that no run waits for what another left to the disk.
+    """
+    seconds, peaks = [], []
+    for _ in range(runs):
+        before()
+        os.sync()
+        start = time.perf_counter()
+        process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        message = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds.append(time.perf_counter() - start)
+        peaks.append(usage.ru_maxrss * 1024)
+        if status:
+            sys.exit(f"{command} failed:\n{message.decode(errors='replace')}")
+    return Measured(statistics.median(seconds), (min(seconds), max(seconds)), max(peaks))
