@@ -123,7 +123,7 @@ class _Crew:
             raise self.error
 
     def _wait(self) -> None:
-        """Until no worker is active; not by `Thread.join`, which an interrupt leaves believing that the thread ended."""
+        """Until no worker is active; not by `Thread.join`, which takes an interrupt for the end of the thread."""
         with self._changed:
             self._changed.wait_for(lambda: self._active == 0)
 

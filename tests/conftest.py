@@ -17,6 +17,8 @@ from safetensors.numpy import save_file
 from surgery.dtypes import DTYPES
 from surgery.header import TensorInfo
 
+pytest_plugins = ["tests.smollm2"]
+
 Arrays = Mapping[str, NDArray[Any]]
 
 CONFIG = {
