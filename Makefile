@@ -19,13 +19,12 @@ MISFITS := torchvision torchaudio torchcodec
 .PHONY: demo test test-vllm pin clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m surgery.demo demo-out
+	$(BIN)/python -m examples/restore.py demo-out
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not vllm"
 
 # A step of its own, since vLLM takes 2 GB and a minute to install, which a laptop that edits checkpoints need not pay;

@@ -7,7 +7,7 @@ import re
 from fnmatch import fnmatchcase, translate
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from surgery.groups import GROUPS
 from surgery.layers import LayerRangeField
@@ -34,10 +34,12 @@ class Select(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layers: LayerRangeField | None = None
-    tensors: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    stack: str | None = None
+    layers: LayerRangeField | None = Field(default=None, description="layers of the stack; default: no restriction")
+    tensors: tuple[str, ...] = Field(
+        default=(), description="groups (attention, mlp, norm, embedding, lm_head, all) or globs; default: all"
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="groups or globs that are left out")
+    stack: str | None = Field(default=None, description="prefix of another stack than the text decoder's")
 
 
 def resolve(select: Select, anatomy: Anatomy, names: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from surgery.select import Select
 
@@ -44,7 +44,7 @@ class Op(BaseModel):
     natural: ClassVar[Select]
 
     op: str
-    select: Select | None = None
+    select: Select | None = Field(default=None, description="what the step acts on; default: what suits the operation")
 
     @property
     def scope(self) -> Select:

@@ -42,9 +42,11 @@ class Linear(Op):
     natural: ClassVar[Select] = Select()
 
     op: Literal["linear"]
-    models: tuple[Role, ...] = Field(min_length=1)
+    models: tuple[Role, ...] = Field(
+        min_length=1, description="the roles that are summed; `result` is the running tensor"
+    )
     weights: Annotated[tuple[Weight, ...] | None, WithJsonSchema(_WEIGHTS_SCHEMA)] = None
-    normalize: bool = True
+    normalize: bool = Field(default=True, description="divide by the sum of the weights")
 
     @field_validator("models")
     @classmethod

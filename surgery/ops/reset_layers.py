@@ -21,8 +21,8 @@ class ResetLayers(Op):
     natural: ClassVar[Select] = Select()
 
     op: Literal["reset_layers"]
-    from_: OtherRole = Field(alias="from")
-    select: Select
+    from_: OtherRole = Field(alias="from", description="the role of the model that is copied")
+    select: Select = Field(description="the tensors that are copied")
 
     @property
     def reads(self) -> tuple[str, ...]:

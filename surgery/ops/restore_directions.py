@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from surgery.ops.spectral import TwoModelOp
 from surgery.quantity import Quantity, QuantityField
@@ -29,10 +29,18 @@ class RestoreDirections(TwoModelOp):
     """
 
     op: Literal["restore_directions"]
-    head: QuantityField
-    tail: QuantityField = Quantity(count=0)
-    singular_values: Literal["start", "from"] = "start"
-    orthogonalize: Literal["none", "rotate", "polar"] = "none"
+    head: QuantityField = Field(
+        description="how many leading directions are restored: a count, a percentage of min(rows, cols), or `all`"
+    )
+    tail: QuantityField = Field(default=Quantity(count=0), description="how many trailing directions are restored")
+    singular_values: Literal["start", "from"] = Field(
+        default="start", description="whose values the restored directions get: those of the edited model, or of `from`"
+    )
+    orthogonalize: Literal["none", "rotate", "polar"] = Field(
+        default="none",
+        description="`none` is the published formula; `rotate` turns the other directions along, `polar` takes the "
+        "nearest orthonormal factors; use `rotate` where fine-tuning changed much",
+    )
 
     @model_validator(mode="after")
     def _restores_something(self) -> RestoreDirections:
@@ -78,7 +86,8 @@ class RestoreDirections(TwoModelOp):
 
     def remark(self, shape: tuple[int, int]) -> str | None:
         n, (head, tail) = min(shape), self._counts(shape)
-        if head + tail < n:
+        counted = self.head.count is not None or bool(self.tail.count)
+        if head + tail < n or not counted:  # whoever writes `all` knows
             return None
         asked = f"head {self.head}" + (f" + tail {self.tail}" if tail else "")
         return f"restored whole: {asked} >= {n} directions"

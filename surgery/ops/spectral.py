@@ -37,7 +37,7 @@ class SpectralOp(Op):
 class TwoModelOp(SpectralOp):
     """A spectral operation that combines the running tensor W with the tensor b of the model `from`."""
 
-    from_: OtherRole = Field(alias="from")
+    from_: OtherRole = Field(alias="from", description="the role of the other model")
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from surgery.ops.spectral import EDITED, SpectralOp
 from surgery.quantity import Quantity, QuantityField
@@ -28,7 +28,9 @@ class TruncateRank(SpectralOp):
     """
 
     op: Literal["truncate_rank"]
-    rank: Annotated[QuantityField, AfterValidator(_keeps_something)]
+    rank: Annotated[QuantityField, AfterValidator(_keeps_something)] = Field(
+        description="how many leading triplets are kept: a count, a percentage of min(rows, cols), or `all`"
+    )
 
     @property
     def reads(self) -> tuple[str, ...]:

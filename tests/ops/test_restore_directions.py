@@ -185,7 +185,7 @@ def test_parallel_threads_give_the_same_bits():
     ("parameters", "shape", "expected"),
     [
         ({"head": 1024}, (512, 2048), "restored whole: head 1024 >= 512 directions"),
-        ({"head": "all"}, (512, 2048), "restored whole: head all >= 512 directions"),
+        ({"head": "all"}, (512, 2048), None),  # whoever writes it knows
         ({"head": 300, "tail": 300}, (512, 512), "restored whole: head 300 + tail 300 >= 512 directions"),
         ({"head": 511}, (512, 2048), None),
     ],
