@@ -19,7 +19,7 @@ MISFITS := torchvision torchaudio torchcodec
 .PHONY: demo test test-vllm pin clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m examples/restore.py demo-out
+	$(BIN)/python examples/restore.py demo-out
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -61,7 +61,7 @@ pin:
 	$(VENV)-pin/bin/pip install -qq $(TORCH) $(BUILD)
 	$(VENV)-pin/bin/pip install -qq --no-build-isolation --editable '.[dev]' $(VLLM)
 	$(VENV)-pin/bin/pip install -qq $(WEIGHTS)
-	$(VENV)-pin/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	$(VENV)-pin/bin/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean:
 	rm -rf $(VENV) $(VENV)-pin demo-out

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-HIDDEN, MLP, HEADS, LAYERS, VOCABULARY = 256, 704, 4, 8, 1000
+HIDDEN, MLP, HEADS, LAYERS, VOCABULARY = 256, 704, 4, 4, 1000
 DECAY = 0.8  # the k-th singular value is about k^-DECAY, as in trained models, where a few directions carry much
 ANGLE = 0.2  # radians by which `sft` turns the singular vectors
 RECIPES = ("restore-top-20pct", "restore-top-20pct-rotate", "wise-ft")

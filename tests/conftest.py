@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +20,13 @@ from surgery.dtypes import DTYPES
 from surgery.header import TensorInfo
 
 pytest_plugins = ["tests.smollm2"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs vLLM where it is not installed, except in CI: there such a test must run, or fail."""
+    if item.get_closest_marker("vllm") and find_spec("vllm") is None and "CI" not in os.environ:
+        pytest.skip("vLLM is not installed; `make test-vllm` installs it")
+
 
 Arrays = Mapping[str, NDArray[Any]]
 

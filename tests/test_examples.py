@@ -12,9 +12,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_restore(tmp_path: Path) -> None:
-    """`make demo`'s example edits its pair by three recipes, a second time too, and names where everything lies."""
+    """`make demo`'s example edits its pair by three recipes, each nearer to the base, and says where they lie."""
     command = [sys.executable, EXAMPLES / "restore.py", tmp_path / "demo"]
-    subprocess.run(command, check=True, capture_output=True)
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert f"The checkpoints lie in {tmp_path / 'demo'};" in told
     table = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.endswith("%")}
@@ -23,4 +22,4 @@ def test_restore(tmp_path: Path) -> None:
     for recipe in ("restore-top-20pct", "restore-top-20pct-rotate", "wise-ft"):
         assert f"$ surgery apply {recipe} " in told
         assert to_base[recipe] < 0.75 * to_base["sft"]
-        assert len(read(tmp_path / "demo" / recipe)) == 74
+        assert len(read(tmp_path / "demo" / recipe)) == 38

@@ -28,7 +28,7 @@ MATRIX = "model.layers.3.mlp.down_proj.weight"
 
 @dataclass(frozen=True)
 class Edited:
-    """What a recipe made of the pair, as transformers loads it: its report, its dtype, and the model, then in float32."""
+    """What a recipe made of the pair, as transformers loads it; the model was turned into float32 afterwards."""
 
     out: Path
     report: dict[str, Any]
@@ -133,7 +133,7 @@ def test_verifies(edited: Edited) -> None:
 
 @pytest.mark.parametrize("edited", ["restore-top-20pct"], indirect=True)
 def test_is_the_published_formula(edited: Edited, smollm2: Pair) -> None:
-    """U_b,h S_h V_b,h^T + the rest of W, h = 20 %, from full decompositions in float64, to the last bit or its neighbour."""
+    """U_b,h S_h V_b,h^T + the rest of W, h = 20 %: as full decompositions in float64 give it, but for one rounding."""
     W, b = (read(directory)[MATRIX].double() for directory in (smollm2.tuned, smollm2.base))
     (U, S, Vh), (Ub, _, Vbh) = (torch.linalg.svd(matrix, full_matrices=False) for matrix in (W, b))
     h = 115  # floor(576 / 5 + 1/2)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -33,8 +32,6 @@ ENVIRONMENT = {
 @pytest.fixture(scope="module")
 def merged(smollm2: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 and its twin, merged by the published recipe."""
-    if find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed; `make test-vllm` installs it")
     out = tmp_path_factory.mktemp("merged") / "out"
     surgery.apply("restore-top-20pct", [smollm2.base, smollm2.tuned], out)
     return out

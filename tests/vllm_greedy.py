@@ -1,4 +1,4 @@
-"""Run as a program: MODEL on the command line, conversations as JSON on stdin, vLLM's greedy tokens on the last line."""
+"""A program: the model as argument, conversations as JSON on stdin, vLLM's greedy tokens on the last line of stdout."""
 
 from __future__ import annotations
 
