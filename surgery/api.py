@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ Models = Sequence[Model] | Mapping[str, Model]
 
 @dataclass(frozen=True)
 class Applied:
-    """What `apply` did: the plan that was carried out, where, and how many tensors an earlier run had finished."""
+    """What `apply` did: the plan that was carried out, where, and how many tensors an earlier run had made."""
 
     out: Path
     plan: Plan
@@ -70,47 +71,42 @@ def apply(
 
     Run again after an interruption it goes on where it was, to the same bytes. Raises any SurgeryError.
     """
-    from surgery.manifest import is_complete
-    from surgery.writer import check_output, partial_of, rename_into_place
+    from surgery.descriptors import reserve_descriptors
+    from surgery.manifest import identity, is_made_by
+    from surgery.writer import Places, Writer, check_output, settle
 
-    target = Path(out)
+    places = Places(Path(os.path.abspath(out)))  # noqa: PTH100 - a link at OUT is refused, not followed
     made = plan(recipe, models, settings=settings)
-    check_output(target, made, overwrite=overwrite)
-    if not fresh and is_complete(partial_of(target), made):
-        rename_into_place(partial_of(target), target)
-        return Applied(target, made, resumed=len(made.tensors))
+    work = identity(made, device)
+    if places.journal.exists() and not places.partial.exists() and is_made_by(places.out, made):
+        settle(places, work)
+        if not places.journal.exists():
+            return Applied(Path(out), made, resumed=len(made.tensors))
+    check_output(places, made, overwrite=overwrite)
+    if memory is not None:
+        made.check_memory(memory)
 
     from surgery.card import CARD_FILE, make_card
     from surgery.executor import check_device, execute
     from surgery.manifest import make_manifest
-    from surgery.workers import default_workers
-    from surgery.writer import Writer
 
     check_device(device)
-    with Writer(target, made, _identity(made, device), fresh=fresh, durable=durable) as writer:
-        resumed = len(writer.finished)
-        digests = execute(
-            made,
-            writer,
-            workers=workers or default_workers(),
-            memory=memory,
-            device=device,
-            progress=progress,
-        )
+    reserve_descriptors(made)
+    with Writer(places, made, work, overwrite=overwrite, fresh=fresh, durable=durable) as writer:
+        done = execute(made, writer, workers=_workers(workers), memory=memory, device=device, progress=progress)
         files = {companion.name: companion.read() for companion in made.companions}
         if made.index is not None:
             files[made.index_name] = made.index
-        manifest = make_manifest(made, digests, files)
-        writer.commit({**files, CARD_FILE: make_card(made, manifest)}, manifest.dump())
-    return Applied(target, made, resumed)
+        manifest = make_manifest(made, done.digests, files)
+        writer.commit({**files, CARD_FILE: make_card(made)}, manifest.dump())
+    return Applied(Path(out), made, done.resumed)
 
 
 def verify(out: str | Path, *, workers: int | None = None) -> Verified:
     """Read an output again and compare it with its manifest. Raises VerifyError with everything that differs."""
     from surgery import manifest
-    from surgery.workers import default_workers
 
-    return manifest.verify(Path(out), workers or default_workers())
+    return manifest.verify(Path(out), _workers(workers))
 
 
 def inspect(model: Model) -> Checkpoint:
@@ -134,6 +130,14 @@ def schema() -> dict[str, object]:
     return recipe_schema.schema()
 
 
+def _workers(asked: int | None) -> int:
+    from surgery.workers import default_workers
+
+    if asked is not None and asked < 1:
+        raise ValueError(f"found `workers={asked}`; expected at least 1, or None for one each processor")
+    return asked or default_workers()
+
+
 def _bind(recipe: Recipe, models: Models) -> dict[str, Model]:
     """The model for each role. Raises PlanError when the numbers or the names differ."""
     from surgery.errors import Fault, PlanError
@@ -146,17 +150,7 @@ def _bind(recipe: Recipe, models: Models) -> dict[str, Model]:
             raise PlanError([Fault(recipe.origin, f"found models for {found}; {expected}")])
         return {role: models[role] for role in roles}
     if isinstance(models, str | Path) or len(models) != len(roles):
-        found = "one path" if isinstance(models, str | Path) else f"{len(models)} models"
+        single = isinstance(models, str | Path) or len(models) == 1
+        found = "one model" if single else f"{len(models)} models"
         raise PlanError([Fault(recipe.origin, f"found {found}; {expected}")])
     return dict(zip(roles, models, strict=True))
-
-
-def _identity(made: Plan, device: str) -> dict[str, object]:
-    """What must be the same for a run to go on with another's leftovers."""
-    from surgery.manifest import versions
-
-    inputs = {
-        role: [[shard.name, shard.size, shard.mtime_ns] for shard in checkpoint.shards]
-        for role, checkpoint in made.inputs.items()
-    }
-    return {"plan": made.hash, "inputs": inputs, "versions": versions(), "device": device}

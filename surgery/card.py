@@ -6,7 +6,6 @@ import json
 import re
 
 from surgery.checkpoint import Checkpoint
-from surgery.manifest import Manifest
 from surgery.plan import Plan
 
 CARD_FILE = "README.md"
@@ -14,14 +13,15 @@ _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _LICENSE = re.compile(r"^license:[ ]*([\w.-]+)[ ]*$", re.ASCII | re.MULTILINE)
 
 
-def make_card(plan: Plan, manifest: Manifest) -> bytes:
+def make_card(plan: Plan) -> bytes:
     """The card of an output: what it was made from and how, and the recipe that makes it again."""
     recipe = plan.recipe
     edited = sum(tensor.action == "compute" for tensor in plan.tensors)
     inputs = "\n".join(
-        f"| `{role}` | `{entry.hub_id or entry.source}` | {entry.revision or ''} |"
-        for role, entry in manifest.inputs.items()
+        f"| `{role}` | {_model_name(checkpoint)} | {checkpoint.revision or ''} |"
+        for role, checkpoint in plan.inputs.items()
     )
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", recipe.text)), default=0))
     return f"""---
 {_front_matter(plan)}
 ---
@@ -40,26 +40,27 @@ computed, the others are as in their source. `surgery.json` lists what was done 
 
 ## Recipe
 
-```yaml
+{fence}yaml
 {recipe.text.strip()}
-```
-""".encode()
+{fence}
+""".encode(errors="backslashreplace")
 
 
 def _front_matter(plan: Plan) -> str:
     start = plan.inputs[plan.recipe.start]
-    lines = ["library_name: transformers", "base_model:"]
-    lines += [f"- {json.dumps(_model_name(checkpoint))}" for checkpoint in plan.inputs.values()]
-    lines += ["base_model_relation: merge", "tags:", "- merge", "- surgery"]
+    lines = ["library_name: transformers", "tags:", "- merge", "- surgery"]
+    known = dict.fromkeys(checkpoint.hub_id for checkpoint in plan.inputs.values() if checkpoint.hub_id)
+    if known:  # the hub takes every name here for a repository of its own
+        lines += ["base_model:", *(f"- {json.dumps(hub_id)}" for hub_id in known), "base_model_relation: merge"]
     found = _license(start)
     return "\n".join([f"license: {found}", *lines] if found else lines)
 
 
 def _model_name(checkpoint: Checkpoint) -> str:
-    """The hub's name where it is known; a path means nothing to others, its last part may."""
+    """A link to the hub where it is known; a path is nobody else's business, its last part may tell something."""
     if checkpoint.hub_id:
-        return checkpoint.hub_id
-    return checkpoint.root.name if checkpoint.is_directory else checkpoint.shards[0].path.stem
+        return f"[{checkpoint.hub_id}](https://huggingface.co/{checkpoint.hub_id})"
+    return f"`{checkpoint.root.resolve().name if checkpoint.is_directory else checkpoint.shards[0].path.name}`"
 
 
 def _license(checkpoint: Checkpoint) -> str | None:

@@ -54,6 +54,8 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
         name, sign, text = value.partition("=")
         if not sign or not name.strip():
             raise click.BadParameter(f"found `{value}`; expected NAME=VALUE, such as `head=40%`")
+        if name.strip() in settings:
+            raise click.BadParameter(f"found `{name.strip()}` twice; give it one value")
         settings[name.strip()] = text.strip()
     return settings
 
@@ -113,11 +115,15 @@ def apply(
     from surgery import api
     from surgery.console import ApplyProgress, print_applied
 
-    with ApplyProgress() as progress:
-        applied = api.apply(
-            recipe, models, out, settings=settings, workers=workers, memory=memory, device=device,
-            overwrite=overwrite, fresh=fresh, durable=durable, progress=progress,
-        )  # fmt: skip
+    try:
+        with ApplyProgress() as progress:
+            applied = api.apply(
+                recipe, models, out, settings=settings, workers=workers, memory=memory, device=device,
+                overwrite=overwrite, fresh=fresh, durable=durable, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        click.echo("what is finished is kept: run the same command again to go on", err=True)
+        raise
     if as_json:
         _print_json({"out": str(applied.out), "resumed": applied.resumed, **_plan_json(applied.plan)})
     else:
@@ -265,6 +271,8 @@ def _print_json(value: object) -> None:
 
 def main() -> None:
     """Run the command line; every foreseeable fault is one message and an exit code."""
+    if sys.stdout is None:  # closed by the caller: results go nowhere
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
     try:
         code = cli.main(standalone_mode=False)
     except SurgeryError as error:
@@ -274,11 +282,16 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; what is finished is kept: run the same command again to go on", err=True)
-        code = INTERRUPTED
+        click.echo("interrupted", err=True)
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # after a second Ctrl-C workers may be alive, whom the interpreter's end would abort
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:  # stdout alone is left: everything else comes as a SurgeryError
+        click.echo(f"error: cannot write the result: {error.strerror or error}", err=True)
+        sys.stderr.flush()
+        os._exit(1)
     sys.exit(code)
 
 

@@ -105,23 +105,25 @@ def _stored(result: torch.Tensor, slot: Slot, tensor: TensorPlan) -> memoryview:
     stored = result.to(device="cpu", dtype=slot.dtype.torch).contiguous()
     # A sum is finite only if every term is; it is much cheaper than looking at each.
     if not stored.sum(dtype=torch.float32).isfinite() and not stored.isfinite().all():
-        raise NumericalError(_not_finite(result, slot.dtype, tensor))
+        overflow = bool(result.isfinite().all())
+        if overflow or tensor.action == "compute":  # what was infinite before a cast (a mask) stays so
+            raise NumericalError(_not_finite(result, slot.dtype, tensor, overflow))
     return _bytes(stored)
 
 
-def _not_finite(result: torch.Tensor, dtype: DType, tensor: TensorPlan) -> str:
+def _not_finite(result: torch.Tensor, dtype: DType, tensor: TensorPlan, overflow: bool) -> str:
     inputs = ", ".join(f"`{source.info.file}` of `{source.role}`" for source in tensor.inputs)
-    if result.isfinite().all():
+    if overflow:
         largest = result.abs().max().item()
         limit = torch.finfo(dtype.torch).max
         return (
             f"`{tensor.slot.name}` ({inputs}): the result reaches {largest:.3g}, {dtype.torch_name} holds up to "
-            f"{limit:.3g}; choose another dtype, `--set output.dtype=bfloat16`"
+            f"{limit:.3g}; choose a wider one: `--set output.dtype=float32`"
         )
     bad = int((~result.isfinite()).sum())
     return (
-        f"`{tensor.slot.name}` ({inputs}): {bad} values of the result are NaN or infinite, so an input holds such "
-        f"values; leave the tensor out of `select`, or take a sound checkpoint"
+        f"`{tensor.slot.name}` ({inputs}): {bad} values of the result are NaN or infinite: an input holds such values, "
+        f"or the sum overflows; leave the tensor out of `select`, or take a sound checkpoint"
     )
 
 

@@ -10,6 +10,10 @@ from surgery.errors import Fault, PlanError
 from surgery.header import TensorInfo
 from surgery.recipe import Recipe
 
+# How integers of quantised weights are stored (bitsandbytes, GPTQ, AWQ, compressed-tensors).
+PACKED_DTYPES = ("U8", "I8", "I32", "U32")
+PACKED_NAMES = (".weight", ".qweight", ".weight_packed")
+
 
 class Conflicts:
     """Collects the conflicts of one recipe with its inputs."""
@@ -24,6 +28,10 @@ class Conflicts:
         """A conflict of a whole step."""
         self._found.setdefault((number, message), (message, []))
 
+    def output(self, message: str) -> None:
+        """A conflict of the recipe's output section."""
+        self._found.setdefault((len(self._recipe.steps), message), (message, []))
+
     def of_step(self, number: int) -> bool:
         """Whether a step has a conflict already."""
         return any(step == number for step, _ in self._found)
@@ -33,14 +41,16 @@ class Conflicts:
         faults = []
         for (number, _), (message, names) in sorted(self._found.items(), key=lambda item: item[0][0]):
             more = f" ({len(names)} tensors in all)" if len(names) > 1 else ""
-            faults.append(Fault(self._recipe.where(number), message + more))
+            where = self._recipe.where(number) if number < len(self._recipe.steps) else f"{self._recipe.origin} output"
+            faults.append(Fault(where, message + more))
         if faults:
             raise PlanError(faults)
 
     def quantised(self, number: int, role: str, info: TensorInfo) -> bool:
         """Whether a tensor that cannot be computed with is a quantised weight (a conflict), not a mask or an index."""
-        by_dtype = info.dtype.name.startswith(("F8", "F6", "F4"))
-        if not by_dtype and "quantization_config" not in self._inputs[role].config:
+        packed = info.dtype.name in PACKED_DTYPES and info.name.endswith(PACKED_NAMES) and len(info.shape) > 1
+        small_float = info.dtype.name.startswith(("F8", "F6", "F4"))
+        if not (packed or small_float or "quantization_config" in self._inputs[role].config):
             return False
         self._add(
             number,

@@ -19,9 +19,11 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from surgery.api import Applied
 from surgery.checkpoint import Checkpoint
+from surgery.header import shown
 from surgery.inventory import ModuleRow, inventory
 from surgery.manifest import Verified
 from surgery.plan import Action, Plan, TensorPlan
@@ -40,14 +42,15 @@ def _table(*columns: str, right: Iterable[str] = ()) -> Table:
 
 def _console() -> Console:
     # A pipe has no width: nothing may be folded there that a program will read by lines.
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    # Names and paths are not ours: no markup in them is obeyed.
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_plan(plan: Plan, workers: int) -> None:
     """What would change, and what it costs."""
     console = _console()
     recipe = plan.recipe
-    console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}".rstrip(), markup=True)
+    console.print(Text.assemble((recipe.name, "bold"), f"  {recipe.summary}".rstrip()))
     inputs = _table("role", "model", "tensors", right=["tensors"])
     for role, checkpoint in plan.inputs.items():
         mark = f"{role} (start)" if role == recipe.start else role
@@ -66,7 +69,7 @@ def print_plan(plan: Plan, workers: int) -> None:
     console.print(work)
     console.print()
     for remark in plan.remarks:
-        console.print(f"note: {remark}", markup=False)
+        console.print(f"note: {remark}")
     files = f"{len(plan.files)} file{'s' if len(plan.files) > 1 else ''}"
     console.print(
         f"reads {show_size(plan.bytes_read)}, writes {show_size(plan.bytes_written)} in {files}; at most "
@@ -91,7 +94,7 @@ def print_applied(applied: Applied) -> None:
     done = ", ".join(f"{actions[action]:,} {word}" for action, word in words.items() if actions[action])
     resumed = f"; {applied.resumed:,} were there from an interrupted run" if applied.resumed else ""
     size = show_size(applied.plan.bytes_written)
-    _console().print(f"{applied.out}: {len(applied.plan.tensors):,} tensors, {size}: {done}{resumed}", markup=False)
+    _console().print(f"{applied.out}: {len(applied.plan.tensors):,} tensors, {size}: {done}{resumed}")
 
 
 def print_verified(out: str, verified: Verified) -> None:
@@ -117,9 +120,9 @@ def print_inspected(checkpoint: Checkpoint) -> None:
     )
     for stack in anatomy.stacks.values():
         name = "text decoder" if stack == anatomy.decoder else "stack"
-        console.print(f"{name}: {stack.prefix}, {stack.layers} layers", markup=False)
+        console.print(f"{name}: {stack.prefix}, {stack.layers} layers")
     if checkpoint.tied:
-        console.print(f"output head: tied to {anatomy.embedding}", markup=False)
+        console.print(f"output head: tied to {anatomy.embedding}")
     console.print()
     table = _table("tensors", "group", "shape", "dtype", "count", "size", right=["count", "size"])
     for row in rows:
@@ -129,14 +132,14 @@ def print_inspected(checkpoint: Checkpoint) -> None:
 
 def _cells(row: ModuleRow) -> tuple[str, ...]:
     shape = " x ".join(map(str, row.shape)) or "scalar"
-    return row.pattern, row.group or "-", shape, row.dtype, f"{row.count:,}", show_size(row.nbytes)
+    return shown(row.pattern), row.group or "-", shape, row.dtype, f"{row.count:,}", show_size(row.nbytes)
 
 
 class ApplyProgress:
     """Progress of `apply` on stderr: a bar on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, emoji=False)
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),

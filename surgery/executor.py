@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import resource
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from surgery.compute import Stopped, make_tensor
-from surgery.errors import Fault, PlanError
+from surgery.errors import CheckpointError, Fault, PlanError
 from surgery.plan import INTERPRETER_BYTES, Plan, TensorPlan
 from surgery.reader import Reader
 from surgery.writer import Writer
 
 
 class Progress(Protocol):
-    """Who wants to know how far a run is. The methods are called by the worker threads, one at a time."""
+    """Who wants to know how far a run is. `finished` is called by the worker threads, one at a time."""
 
     def begin(self, plan: Plan) -> None:
         """The run starts."""
@@ -32,7 +32,14 @@ class Progress(Protocol):
 
 ALLOCATOR_BLOCK = 31 << 20  # just below the 32 MiB from which glibc's thresholds follow no more
 _OUT_OF_MEMORY = "there was not enough memory to make it; use fewer `--workers`, or bound the run with `--memory`"
-_SPARE_DESCRIPTORS = 64  # beside the shards: standard streams, libraries, the journal
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """BLAKE3 digests of all tensors, and how many of these an earlier run had made."""
+
+    digests: Mapping[str, str]
+    resumed: int
 
 
 def execute(
@@ -43,17 +50,14 @@ def execute(
     memory: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> Mapping[str, str]:
-    """Make every tensor of the plan and return their BLAKE3 digests, in the plan's order.
+) -> Executed:
+    """Make every tensor of the plan.
 
     Each worker makes one tensor at a time with one thread of arithmetic, so the bytes depend neither on the
-    number of workers nor on the order in which they finish. `memory` bounds the process, in bytes: a tensor
-    waits until its share is free. The first error stops the others at their next piece and is raised; so is
-    KeyboardInterrupt.
+    number of workers nor on the order in which they finish. `memory` bounds the process, in bytes, and has passed
+    `Plan.check_memory`: a tensor waits until its share is free. The first error stops the others at their next piece
+    and is raised; so is KeyboardInterrupt.
     """
-    if memory is not None:
-        plan.check_memory(memory)
-    _raise_descriptor_limit(plan)
     _settle_allocator()
     if progress is not None:
         progress.begin(plan)
@@ -65,14 +69,16 @@ def execute(
             crew.run(workers)
         finally:
             torch.set_num_threads(threads_before)
-    return {tensor.slot.name: crew.digests[tensor.slot.name] for tensor in plan.tensors}
+        for reader in readers.values():
+            reader.check_unchanged()
+    return Executed(crew.digests, crew.resumed)
 
 
 def check_device(name: str) -> None:
     """Raises PlanError for a device that torch does not know or that this machine does not have."""
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.ones(1, dtype=torch.float64, device=name).cpu()  # float64 is needed, and `meta` holds no values
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         message = "cannot be used here; expected `cpu`, or a device that the installed torch sees, such as `cuda:0`"
         raise PlanError([Fault(f"device `{name}`", message)]) from error
 
@@ -95,6 +101,7 @@ class _Crew:
         self.device = device
         self.progress = progress
         self.digests: dict[str, str] = {}
+        self.resumed = 0
         self.error: BaseException | None = None
         self._active = 0
         self._stop = threading.Event()
@@ -105,14 +112,13 @@ class _Crew:
         self._changed = threading.Condition()
 
     def run(self, workers: int) -> None:
-        self._active = workers
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             self._wait()
-        except KeyboardInterrupt:
-            self._halt(None)
+        except BaseException as error:  # most likely KeyboardInterrupt
+            self._halt(error)
             if self.progress is not None:
                 self.progress.stopping()
             self._wait()  # the descriptors may be closed only once no worker uses them
@@ -125,9 +131,11 @@ class _Crew:
     def _wait(self) -> None:
         """Until no worker is active; not by `Thread.join`, which takes an interrupt for the end of the thread."""
         with self._changed:
-            self._changed.wait_for(lambda: self._active == 0)
+            self._changed.wait_for(lambda: self._active == 0 and (self._stop.is_set() or not self._queue))
 
     def _work(self) -> None:
+        with self._changed:
+            self._active += 1
         torch.set_num_threads(1)
         try:
             while (tensor := self._take()) is not None:
@@ -159,19 +167,18 @@ class _Crew:
             self.writer.finish(slot, digest)
         with self._changed:
             self.digests[slot.name] = digest
+            self.resumed += resumed
             if self.progress is not None:
                 self.progress.finished(tensor, resumed)
 
     def _take(self) -> TensorPlan | None:
-        """The next tensor whose memory is free; waits while there is none, None when all is done or halted."""
+        """The next tensor, once its memory is free; None when all is done or halted."""
         with self._changed:
             while self._queue and not self._stop.is_set():
-                for position in range(len(self._queue) - 1, -1, -1):
-                    tensor = self._queue[position]
-                    if self._free is None or self.plan.memory(tensor) <= self._free:
-                        del self._queue[position]
-                        self._account(-self.plan.memory(tensor))
-                        return tensor
+                memory = self.plan.memory(self._queue[-1])
+                if self._free is None or memory <= self._free:
+                    self._account(-memory)
+                    return self._queue.pop()
                 self._changed.wait()
             return None
 
@@ -188,7 +195,8 @@ class _Crew:
         """Let the kernel read the next tensor's inputs while this one is computed."""
         for tensor in self._queue[-1:]:
             for source in tensor.inputs:
-                self.readers[source.role].prefetch(source.info)
+                with suppress(CheckpointError):  # a hint; whoever reads it for good will tell
+                    self.readers[source.role].prefetch(source.info)
 
     def _halt(self, error: BaseException | None) -> None:
         with self._changed:
@@ -210,12 +218,3 @@ def _settle_allocator() -> None:
     the system time of a `linear` went into page faults on the same few buffers. Elsewhere it does nothing.
     """
     torch.empty(ALLOCATOR_BLOCK, dtype=torch.uint8)
-
-
-def _raise_descriptor_limit(plan: Plan) -> None:
-    """Every shard may be open at once; the usual soft limit of 1,024 is short for the largest checkpoints."""
-    needed = sum(len(checkpoint.shards) for checkpoint in plan.inputs.values()) + len(plan.files)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = needed + _SPARE_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard > 0 else wanted, hard))

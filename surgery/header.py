@@ -92,6 +92,8 @@ def open_regular(path: Path) -> tuple[int, os.stat_result]:
         if not stat.S_ISREG(path.stat().st_mode):  # before opening: that alone can rewind a tape
             raise CheckpointError(f"`{path}` is not a regular file; expected one, or a link to one")
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
         raise CheckpointError(f"`{path}` does not exist, or is a link to a file that does not") from error
     except (OSError, ValueError) as error:  # ValueError: NUL in the path

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from math import prod
 
 from surgery.checkpoint import Checkpoint
+from surgery.header import TensorInfo
+
+_INTEGER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", re.ASCII)  # a component of a name
+_HOLE = "\0"  # no name holds it
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleRow:
-    """Tensors that differ in the layer alone: `model.layers.{0-27}.mlp.up_proj.weight`."""
+    """Tensors that differ in layer and expert alone: `model.layers.{0-27}.mlp.experts.{0-7}.w1.weight`."""
 
     pattern: str
     group: str | None
@@ -23,23 +27,31 @@ class ModuleRow:
 
 def inventory(checkpoint: Checkpoint) -> list[ModuleRow]:
     """One row for each kind of tensor, in the checkpoint's order; `group` None: names and shapes do not tell."""
-    anatomy = checkpoint.anatomy
-    kinds: dict[tuple[str, str, tuple[int, ...], str], list[tuple[int, int]]] = {}
+    kinds: dict[tuple[str, str | None, tuple[int, ...], str], list[TensorInfo]] = {}
     for name, info in checkpoint.tensors.items():
-        layer = anatomy.layer_of(name)
-        prefix, rest = ("", name) if layer is None else (layer[0], name[len(f"{layer[0]}.{layer[1]}") :])
-        key = (prefix, rest, info.shape, info.dtype.name)
-        kinds.setdefault(key, []).append((-1 if layer is None else layer[1], info.nbytes))
-    rows = []
-    for (prefix, rest, shape, dtype), found in kinds.items():
-        layers = sorted(layer for layer, _ in found)
-        pattern = f"{prefix}.{{{_ranges(layers)}}}{rest}" if prefix else rest
-        name = f"{prefix}.{layers[0]}{rest}" if prefix else rest
-        nbytes = sum(size for _, size in found)
-        rows.append(
-            ModuleRow(pattern, anatomy.group_of(name), shape, dtype, len(found), prod(shape) * len(found), nbytes)
+        folded = checkpoint.anatomy.layer_of(name) is not None
+        pattern = _INTEGER.sub(_HOLE, name) if folded else name
+        kinds.setdefault((pattern, checkpoint.anatomy.group_of(name), info.shape, info.dtype.name), []).append(info)
+    return [
+        ModuleRow(
+            pattern=_filled(pattern, [info.name for info in found]),
+            group=group,
+            shape=shape,
+            dtype=dtype,
+            count=len(found),
+            parameters=sum(info.elements for info in found),
+            nbytes=sum(info.nbytes for info in found),
         )
-    return rows
+        for (pattern, group, shape, dtype), found in kinds.items()
+    ]
+
+
+def _filled(pattern: str, names: list[str]) -> str:
+    """The pattern with the numbers that its holes stand for."""
+    numbers = zip(*(map(int, _INTEGER.findall(name)) for name in names), strict=True)
+    for column in numbers if _HOLE in pattern else ():
+        pattern = pattern.replace(_HOLE, f"{{{_ranges(sorted(set(column)))}}}", 1)
+    return pattern
 
 
 def _ranges(layers: list[int]) -> str:

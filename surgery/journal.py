@@ -1,22 +1,26 @@
-"""The journal of an unfinished output: which tensors are done, with their digests."""
+"""The journal of an unfinished output: whose work it is, and which tensors are done, with their digests."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 
+from surgery.errors import OutputError
+
 FORMAT = 1
 
 
 class Journal:
-    """Append-only JSON lines: the identity of the work first, then one line for each finished tensor.
+    """Append-only JSON lines beside the unfinished output: the identity of the work, then each finished tensor.
 
-    A line counts once it ends in a newline, so a write that was cut short is as if it had not happened.
-    `identity` is what was found at the head of the file (None for a new or unreadable journal), `finished`
-    maps tensor names to BLAKE3 digests.
+    It is also the lock: only one process at a time can have it open. A line counts once it ends in a newline, so a
+    write that was cut short is as if it had not happened. `identity` is what stands at the head of the file (None for
+    a new or unreadable one), `finished` maps tensor names to BLAKE3 digests. Raises OutputError when another process
+    has it open.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,7 +28,7 @@ class Journal:
         self.identity: Mapping[str, object] | None = None
         self.finished: dict[str, str] = {}
         self._lock = Lock()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._fd = _open_locked(path)
         try:
             self._read()
         except BaseException:
@@ -40,16 +44,18 @@ class Journal:
     def record(self, name: str, digest: str) -> None:
         """Note that a tensor is finished; its bytes must be in the file already."""
         with self._lock:
-            self.finished[name] = digest
             self._append({"tensor": name, "blake3": digest})
+            self.finished[name] = digest
 
-    def fileno(self) -> int:
-        """The descriptor, for locking."""
-        return self._fd
+    def remove(self) -> None:
+        """Delete the file: the output is complete and has its name."""
+        self.path.unlink()
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+        """Close the file, which releases the lock."""
+        fd, self._fd = self._fd, -1  # a late `record` must fail, not write into whatever gets this number next
+        if fd >= 0:
+            os.close(fd)
 
     def _append(self, row: Mapping[str, object]) -> None:
         line = json.dumps(row).encode() + b"\n"
@@ -57,15 +63,34 @@ class Journal:
             line = line[os.write(self._fd, line) :]
 
     def _read(self) -> None:
-        text = self.path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        os.ftruncate(self._fd, len(whole))
-        for number, line in enumerate(whole.splitlines()):
+        sound = 0  # bytes up to the end of the last line that can be read
+        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True)):
             try:
-                row = json.loads(line)
+                row = json.loads(line if line.endswith(b"\n") else b"")
                 if number == 0 and row.pop("journal") == FORMAT:
                     self.identity = row
                 elif self.identity is not None:
                     self.finished[row["tensor"]] = row["blake3"]
             except (ValueError, KeyError, TypeError, AttributeError):
-                return  # what follows a damaged line is done again
+                break
+            sound += len(line)
+        if self.identity is not None:
+            os.ftruncate(self._fd, sound)  # what follows a damaged line is done again
+
+
+def _open_locked(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
+                return fd
+        except BlockingIOError as error:
+            os.close(fd)
+            raise OutputError(
+                f"another process is writing here: `{path}`; wait until it is done, or choose another OUT"
+            ) from error
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # its owner finished and deleted it between our two calls

@@ -17,7 +17,7 @@ from surgery.checkpoint import Checkpoint
 from surgery.errors import CheckpointError, Fault, VerifyError
 from surgery.header import Header, read_header
 from surgery.plan import Plan
-from surgery.writer import JOURNAL_FILE, MANIFEST_FILE, region_digest
+from surgery.writer import MANIFEST_FILE, region_digest
 
 FORMAT = 1
 
@@ -93,6 +93,21 @@ class Verified:
     nbytes: int
 
 
+def identity(plan: Plan, device: str) -> dict[str, object]:
+    """What must be the same for a run to go on with another's leftovers: plan, inputs to the byte, versions, device.
+
+    An input's files are known by path, inode, size and time; their contents are not read for this.
+    """
+    inputs = {
+        role: [
+            [os.path.realpath(shard.path), shard.path.stat().st_ino, shard.size, shard.mtime_ns]
+            for shard in checkpoint.shards
+        ]
+        for role, checkpoint in plan.inputs.items()
+    }
+    return {"plan": plan.hash, "inputs": inputs, "versions": versions(), "device": device}
+
+
 def versions() -> dict[str, str]:
     """The versions that a result may depend on."""
     return {name: version(name) for name in ("surgery", "torch", "safetensors")}
@@ -145,12 +160,10 @@ def read_manifest(out: Path) -> Manifest:
     return manifest
 
 
-def is_complete(partial: Path, plan: Plan) -> bool:
-    """Whether a run of this very plan had finished all but the renaming; removing the journal comes just before it."""
-    if (partial / JOURNAL_FILE).exists():
-        return False
+def is_made_by(out: Path, plan: Plan) -> bool:
+    """Whether a directory is the finished output of this plan, going by its manifest."""
     try:
-        return read_manifest(partial).plan == plan.hash
+        return read_manifest(out).plan == plan.hash
     except VerifyError:
         return False
 
@@ -171,7 +184,9 @@ def verify(out: Path, workers: int) -> Verified:
         else:
             faults += _header_faults(out / name, shard)
     with ThreadPoolExecutor(workers) as pool:
-        faults += [fault for fault in pool.map(lambda t: _tensor_fault(out, headers, t), manifest.tensors) if fault]
+        faults += [
+            fault for fault in pool.map(lambda t: _tensor_fault(out, manifest, headers, t), manifest.tensors) if fault
+        ]
     known = {entry.name for entry in manifest.tensors}
     added = [info for header in headers.values() for info in header.tensors.values() if info.name not in known]
     faults += [Fault(f"`{info.file}`", f"holds `{info.name}`, which the manifest does not list") for info in added]
@@ -185,7 +200,7 @@ def _input(checkpoint: Checkpoint) -> InputEntry:
     path = checkpoint.root / MANIFEST_FILE
     known = checkpoint.is_directory and path.is_file()
     return InputEntry(
-        source=checkpoint.source,
+        source=os.fsencode(checkpoint.source).decode(errors="backslashreplace"),  # a path need not be UTF-8
         hub_id=checkpoint.hub_id,
         revision=checkpoint.revision,
         files={shard.name: shard.size for shard in checkpoint.shards},
@@ -214,21 +229,21 @@ def _file_faults(out: Path, manifest: Manifest) -> Iterator[Fault]:
             yield Fault(f"`{path.name}`", "is not in the manifest; loaders may take it for a part of the model")
 
 
-def _tensor_fault(out: Path, headers: Mapping[str, Header], entry: TensorEntry) -> Fault | None:
+def _tensor_fault(out: Path, manifest: Manifest, headers: Mapping[str, Header], entry: TensorEntry) -> Fault | None:
     where = f"`{entry.name}`"
     if entry.file not in headers:
-        return None  # told already, once for the file
+        return None if entry.file in manifest.shards else Fault(where, f"its file `{entry.file}` is not listed")
     info = headers[entry.file].tensors.get(entry.name)
     if info is None:
         return Fault(where, f"is missing from `{entry.file}`")
     if (info.dtype.name, info.shape) != (entry.dtype, entry.shape):
         found, expected = (f"{d} {list(s)}" for d, s in ((info.dtype.name, info.shape), (entry.dtype, entry.shape)))
         return Fault(where, f"is {found}, expected {expected}")
-    fd = os.open(out / entry.file, os.O_RDONLY)
     try:
-        digest = region_digest(fd, info.start, info.nbytes)
-    finally:
-        os.close(fd)
+        with (out / entry.file).open("rb") as file:
+            digest = region_digest(file.fileno(), info.start, info.nbytes)
+    except OSError as error:
+        return Fault(where, f"cannot be read: {error.strerror}")
     if digest != entry.blake3:
         return Fault(where, f"was changed: its digest is {digest[:16]}..., expected {entry.blake3[:16]}...")
     return None

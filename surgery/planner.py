@@ -32,17 +32,18 @@ class _Draft:
     """A tensor's way so far: the running tensor's origin, and the steps since."""
 
     base: Source
+    copied: int | None = None  # the step that made `base` what it is
     steps: list[int] = field(default_factory=list)
     sources: dict[str, Source] = field(default_factory=dict)
 
     def add(self, number: int, op: Op, sources: Sequence[Source]) -> None:
         self.sources.update((source.role, source) for source in sources)
         if op.kind == "copy":
-            self.base, self.steps = sources[0], []
+            self.base, self.copied, self.steps = sources[0], number, []
         elif op.uses_result:
             self.steps.append(number)
         else:
-            self.steps = [number]
+            self.copied, self.steps = None, [number]
 
 
 class _Planner:
@@ -60,6 +61,8 @@ class _Planner:
             for name in self._selected(number, op):
                 self._extend(drafts[name], number, op, self.start.tensors[name])
         self._refuse_dead_steps(drafts)
+        self._compare_vocabularies()
+        self._remark_what_is_left_out()
         self.conflicts.raise_all()
         return self._finish(drafts)
 
@@ -103,7 +106,8 @@ class _Planner:
 
     def _applies(self, number: int, op: Op, info: TensorInfo) -> bool:
         if not info.dtype.arithmetic:
-            self.conflicts.quantised(number, self.recipe.start, info)
+            if not self.conflicts.quantised(number, self.recipe.start, info):
+                self._remark(f"steps[{number}] leaves {info.dtype.name} tensors as they are", info.name)
             return False
         return op.kind == "elementwise" or _is_matrix(info)
 
@@ -117,7 +121,33 @@ class _Planner:
             rows, columns = info.shape[-2:]
             remark = op.remark((rows, columns))
             if remark:
-                self.remarks.setdefault(f"steps[{number}] {remark}", []).append(info.name)
+                self._remark(f"steps[{number}] {remark}", info.name)
+
+    def _remark(self, text: str, name: str) -> None:
+        self.remarks.setdefault(text, []).append(name)
+
+    def _remark_what_is_left_out(self) -> None:
+        """Tensors that only another role has: they are read by nothing and go nowhere."""
+        for role, checkpoint in self.inputs.items():
+            for name in checkpoint.tensors:
+                if name not in self.start.tensors:
+                    self._remark(f"`{role}` has tensors that `{self.recipe.start}` lacks; they are left out", name)
+
+    def _compare_vocabularies(self) -> None:
+        """A tokenizer taken from another role must fit the embeddings of `start`."""
+        lender = self.recipe.output.tokenizer
+        if lender is None or lender == self.recipe.start:
+            return
+        rows = {}
+        for role in (self.recipe.start, lender):
+            embedding = self.anatomies[role].embedding
+            rows[role] = self.inputs[role].tensors[embedding].shape[0] if embedding else None
+        ours, theirs = rows[self.recipe.start], rows[lender]
+        if ours != theirs:
+            self.conflicts.output(
+                f"tokenizer: the embedding has {ours} rows in `{self.recipe.start}` and {theirs} in `{lender}`, so its "
+                f"tokenizer does not fit the output; take the tokenizer of `{self.recipe.start}`"
+            )
 
     def _source(self, number: int, role: str, info: TensorInfo) -> Source | None:
         """The tensor of another role that belongs to `info`, or None and a conflict."""
@@ -131,11 +161,9 @@ class _Planner:
         return Source(role, found)
 
     def _refuse_dead_steps(self, drafts: Mapping[str, _Draft]) -> None:
-        alive = {number for draft in drafts.values() for number in draft.steps}
-        copied = {draft.base.role for draft in drafts.values() if not draft.steps}
+        alive = {number for draft in drafts.values() for number in (*draft.steps, draft.copied)}
         for number, op in enumerate(self.recipe.steps):
-            lives = number in alive or (op.kind == "copy" and op.reads[0] in copied)
-            if not lives and not self.conflicts.of_step(number):
+            if number not in alive and not self.conflicts.of_step(number):
                 self.conflicts.step(
                     number,
                     f"`{op.op}` has no effect: later steps replace every tensor that it edits; let them build on it "
@@ -157,7 +185,7 @@ class _Planner:
             index=layout.index,
             index_name=layout.index_name,
             companions=companions(self.start, tokenizer, self.recipe.output.dtype if chosen else None),
-            remarks=tuple(_remark(text, names) for text, names in self.remarks.items()),
+            remarks=tuple(_told(text, names) for text, names in self.remarks.items()),
         )
 
     def _tensor(self, draft: _Draft, slot: Slot) -> TensorPlan:
@@ -173,8 +201,15 @@ class _Planner:
 
 
 def _is_matrix(info: TensorInfo) -> bool:
-    """Whether spectral operations apply: a matrix, or a 3-D stack of them (a convolution over one channel is none)."""
-    return info.elements > 0 and (len(info.shape) == 2 or (len(info.shape) == 3 and min(info.shape[1:]) > 1))
+    """Whether spectral operations apply: a matrix, or a 3-D stack of them.
+
+    Neither a convolution over one channel nor the biases of stacked experts are matrices.
+    """
+    return (
+        not info.name.endswith("bias")
+        and info.elements > 0
+        and (len(info.shape) == 2 or (len(info.shape) == 3 and min(info.shape[1:]) > 1))
+    )
 
 
 def _output_dtype(info: TensorInfo, chosen: DType | None) -> DType:
@@ -185,5 +220,5 @@ def _describe(info: TensorInfo) -> str:
     return f"{info.dtype.name} {list(info.shape)}"
 
 
-def _remark(text: str, names: Sequence[str]) -> str:
+def _told(text: str, names: Sequence[str]) -> str:
     return f"{text}: `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from surgery.checkpoint import Checkpoint
+    from surgery.checkpoint import Checkpoint, Shard
     from surgery.header import TensorInfo
 
 
@@ -73,6 +73,12 @@ class Reader:
             with contextlib.suppress(OSError):
                 os.posix_fadvise(descriptor, info.start, info.nbytes, os.POSIX_FADV_WILLNEED)
 
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError if a file that was read has been written to since."""
+        with self._lock:
+            for file, descriptor in self._descriptors.items():
+                self._compare(self._shards[file], os.fstat(descriptor))
+
     def close(self) -> None:
         """Close all descriptors; the reader cannot be used afterwards."""
         with self._lock:
@@ -91,13 +97,20 @@ class Reader:
     def _open(self, file: str) -> int:
         shard = self._shards[file]
         descriptor, status = open_regular(shard.path)
-        if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
+        try:
+            self._compare(shard, status)
+        except CheckpointError:
             os.close(descriptor)
+            raise
+        return descriptor
+
+    @staticmethod
+    def _compare(shard: Shard, status: os.stat_result) -> None:
+        if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
             raise CheckpointError(
                 f"`{shard.path}` was modified since its header was read ({shard.size} bytes then, "
-                f"{status.st_size} now); let whatever writes it finish, and start again"
+                f"{status.st_size} now); let whatever writes it finish, and start again with `--fresh`"
             )
-        return descriptor
 
     def _fault(self, info: TensorInfo, reason: str) -> CheckpointError:
         path = self._shards[info.file].path

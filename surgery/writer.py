@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,40 +18,65 @@ from surgery.errors import CheckpointError, OutputError
 from surgery.journal import Journal
 from surgery.plan import COPY_BYTES, Plan, Slot
 
-JOURNAL_FILE = "journal.jsonl"
 MANIFEST_FILE = "surgery.json"
 _NOT_IN_KERNEL = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """An output and what lies beside it while it is made, all in one directory so that a rename is enough."""
+
+    out: Path
+
+    @property
+    def partial(self) -> Path:
+        """The output until it is complete."""
+        return self.out.with_name(self.out.name + ".partial")
+
+    @property
+    def journal(self) -> Path:
+        """What is finished."""
+        return self.out.with_name(self.out.name + ".partial.jsonl")
+
+    @property
+    def replaced(self) -> Path:
+        """An output that is being replaced, between the renaming and its deletion."""
+        return self.out.with_name(f".{self.out.name}.replaced-by-surgery")
 
 
 class Writer:
     """The only part that writes. Everything goes into `OUT.partial`, which becomes OUT by one rename.
 
-    `finished` maps the tensors that an earlier, interrupted run of the same work left behind to their digests.
-    Raises OutputError when the leftovers belong to other work, another process writes the same output, or the
-    disk is too small.
+    `identity` says whose work it is; `finished` maps the tensors that an earlier, interrupted run of the same work
+    left behind to their digests. Raises OutputError when the leftovers belong to other work (unless `fresh`, which
+    drops them), another process writes the same output, or the disk is too small.
     """
 
     def __init__(
         self,
-        out: Path,
+        places: Places,
         plan: Plan,
         identity: Mapping[str, object],
         *,
+        overwrite: bool = False,
         fresh: bool = False,
         durable: bool = False,
     ) -> None:
-        self.out = out
-        self.partial = partial_of(out)
+        self.places = places
+        self.partial = places.partial
         self._plan = plan
+        self._overwrite = overwrite
         self._durable = durable
         self._fds: dict[str, int] = {}
         with writing(self.partial):
-            self.partial.mkdir(parents=True, exist_ok=True)
-            if not fresh and not (self.partial / JOURNAL_FILE).exists() and any(self.partial.iterdir()):
-                raise OutputError(_left_over(self.partial, "something else (it has no journal)"))
-            self._journal = Journal(self.partial / JOURNAL_FILE)
+            if os.path.lexists(self.partial) and (self.partial.is_symlink() or not self.places.journal.exists()):
+                raise OutputError(
+                    f"`{self.partial}` exists and has no journal (`{self.places.journal.name}`), so it is no output of "
+                    f"ours to go on with; move or delete it, or choose another OUT"
+                )
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            self._journal = Journal(self.places.journal)
             try:
-                self._lock()
                 self._claim(identity, fresh)
                 self._create_files()
             except BaseException:
@@ -95,7 +120,8 @@ class Writer:
     def commit(self, files: Mapping[str, bytes], manifest: bytes) -> None:
         """Add the files beside the weights, the manifest last, and give the output its name.
 
-        An existing OUT is moved aside first and deleted afterwards: at no moment is it half old, half new.
+        An existing OUT is moved aside first and deleted afterwards: at no moment is it half old, half new. Raises
+        OutputError when something appeared at OUT meanwhile that may not be replaced.
         """
         with writing(self.partial):
             for name, content in files.items():
@@ -104,9 +130,17 @@ class Writer:
                 path.write_bytes(content)
             (self.partial / MANIFEST_FILE).write_bytes(manifest)
             if self._durable:
-                self._sync()
-            self._journal.path.unlink()
-        rename_into_place(self.partial, self.out)
+                for path in (*self.partial.rglob("*"), self.partial):
+                    _sync(path)
+            check_replaceable(self.places.out, overwrite=self._overwrite)
+            if self.places.out.exists():
+                shutil.rmtree(self.places.replaced, ignore_errors=True)
+                self.places.out.rename(self.places.replaced)
+            self.partial.rename(self.places.out)
+            shutil.rmtree(self.places.replaced, ignore_errors=True)
+            self._journal.remove()
+            if self._durable:
+                _sync(self.partial.parent)
 
     def close(self) -> None:
         """Close all descriptors; what is finished stays in `OUT.partial`."""
@@ -123,24 +157,18 @@ class Writer:
     ) -> None:
         self.close()
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._journal.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"another process is writing `{self.out}`; wait for it, or choose another OUT") from error
-
     def _claim(self, identity: Mapping[str, object], fresh: bool) -> None:
-        if self._journal.identity == identity and not fresh:
-            return
-        others = [path for path in self.partial.iterdir() if path.name != JOURNAL_FILE]
-        if others and not fresh:
-            raise OutputError(_left_over(self.partial, _difference(self._journal.identity, identity)))
-        for path in others:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        self._journal.begin(identity)
+        if self._journal.identity != identity or fresh or not self.partial.exists():
+            if self.partial.exists():
+                if not fresh:
+                    owner = _difference(self._journal.identity, identity)
+                    raise OutputError(
+                        f"`{self.partial}` is left from {owner}; run that one to its end, or add `--fresh` to drop its "
+                        f"work and start over"
+                    )
+                shutil.rmtree(self.partial)
+            self._journal.begin(identity)
+        self.partial.mkdir(exist_ok=True)
 
     def _create_files(self) -> None:
         present = sum(path.stat().st_blocks * 512 for path in self.partial.iterdir())
@@ -148,7 +176,7 @@ class Writer:
         missing = self._plan.bytes_written - present - room.f_bavail * room.f_frsize
         if missing > 0:
             raise OutputError(
-                f"the disk of `{self.out}` is too small: the output takes {self._plan.bytes_written:,} bytes, "
+                f"the disk of `{self.places.out}` is too small: the output takes {self._plan.bytes_written:,} bytes, "
                 f"{missing:,} more than are free; make room, or choose an OUT on another disk"
             )
         for file in self._plan.files:
@@ -157,33 +185,43 @@ class Writer:
             os.ftruncate(fd, file.size)
             os.pwrite(fd, file.header, 0)
 
-    def _sync(self) -> None:
-        for fd in self._fds.values():
-            os.fsync(fd)
-        for path in (*self.partial.rglob("*"), self.partial):
-            if path.name not in self._fds:
-                fd = os.open(path, os.O_RDONLY)
-                os.fsync(fd)
-                os.close(fd)
+
+def settle(places: Places, identity: Mapping[str, object]) -> None:
+    """Clean up after a run of this very work that was stopped when OUT had its name and only its journal was left."""
+    with writing(places.journal):
+        journal = Journal(places.journal)
+        try:
+            if journal.identity == identity:
+                shutil.rmtree(places.replaced, ignore_errors=True)
+                journal.remove()
+        finally:
+            journal.close()
 
 
-def partial_of(out: Path) -> Path:
-    """Where an output lies until it is complete."""
-    return out.with_name(out.name + ".partial")
+def check_output(places: Places, plan: Plan, *, overwrite: bool) -> None:
+    """Refuse an OUT that is, contains or lies in an input, or that exists and may not be replaced.
+
+    What is made beside OUT on the way must not touch an input either.
+    """
+    out = places.out
+    if os.path.ismount(out) or out == out.parent:
+        raise OutputError(f"`{out}` is a mount point, which no rename can replace; choose a directory inside it")
+    for target in map(Path, map(os.path.realpath, (places.out, places.partial, places.journal, places.replaced))):
+        for role, checkpoint in plan.inputs.items():
+            owned = [checkpoint.root] if checkpoint.is_directory else []
+            owned += [shard.path for shard in checkpoint.shards]
+            for path in map(Path, map(os.path.realpath, owned)):
+                if target == path or target in path.parents or path in target.parents:
+                    raise OutputError(
+                        f"OUT `{out}` (`{target}`) is, contains or lies inside the input `{role}` "
+                        f"({checkpoint.source}); choose another directory"
+                    )
+    with writing(out):
+        check_replaceable(out, overwrite=overwrite)
 
 
-def check_output(out: Path, plan: Plan, *, overwrite: bool) -> None:
-    """Refuse an OUT that is, contains or lies in an input, or that exists and may not be replaced."""
-    target = Path(os.path.realpath(out))
-    for role, checkpoint in plan.inputs.items():
-        owned = [checkpoint.root] if checkpoint.is_directory else []
-        owned += [shard.path for shard in checkpoint.shards]
-        for path in map(Path, map(os.path.realpath, owned)):
-            if target == path or target in path.parents or path in target.parents:
-                raise OutputError(
-                    f"OUT `{out}` is, contains or lies inside the input `{role}` ({checkpoint.source}); choose "
-                    f"another directory"
-                )
+def check_replaceable(out: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is at `out`, unless it is an empty directory, or a checkpoint and `overwrite` is given."""
     if not os.path.lexists(out):
         return
     if not out.is_dir() or out.is_symlink():
@@ -193,17 +231,6 @@ def check_output(out: Path, plan: Plan, *, overwrite: bool) -> None:
         raise OutputError(f"`{out}` exists already; choose another OUT, or add `--overwrite` to replace it")
     if names and not (MANIFEST_FILE in names or any(name.endswith(".safetensors") for name in names)):
         raise OutputError(f"`{out}` exists and holds no checkpoint; `--overwrite` replaces checkpoints only")
-
-
-def rename_into_place(partial: Path, out: Path) -> None:
-    """Give a complete output its name, replacing what had it."""
-    old = out.with_name(f".{out.name}.replaced-by-surgery")
-    with writing(out):
-        if out.is_dir() and any(out.iterdir()):
-            shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def region_digest(fd: int, position: int, nbytes: int) -> str:
@@ -228,11 +255,13 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room" if full else "see to it"
+        remedy = "make room" if full else "mend that"
         raise OutputError(
-            f"cannot write `{path}`: {error.strerror or error}; what is finished is kept: {remedy} and run the same "
-            f"command again"
+            f"cannot write `{path}`: {error.strerror or error}; {remedy}, and run the same command again: it goes on "
+            f"from what is finished"
         ) from error
+    except ValueError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error}; choose another name") from error
 
 
 def _copy_some(source: int, position: int, target: int, at: int, nbytes: int) -> int:
@@ -245,10 +274,12 @@ def _copy_some(source: int, position: int, target: int, at: int, nbytes: int) ->
     return os.pwrite(target, os.pread(source, min(nbytes, COPY_BYTES), position), at)
 
 
-def _left_over(partial: Path, owner: str) -> str:
-    return (
-        f"`{partial}` is left from {owner}; run that one to its end, or add `--fresh` to drop its work and start over"
-    )
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _difference(found: Mapping[str, object] | None, expected: Mapping[str, object]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from huggingface_hub import ModelCard
 
 import surgery
@@ -28,10 +29,21 @@ def test_front_matter_names_base_models_tags_and_license(tmp_path: Path) -> None
     card = ModelCard.load(out / "README.md")
     data = card.data.to_dict()
     assert data["license"] == "apache-2.0"
-    assert data["base_model"] == ["base", "sft"]
-    assert data["base_model_relation"] == "merge"
+    assert "base_model" not in data  # local directories are not repositories of the hub
     assert data["tags"] == ["merge", "surgery"]
     assert RECIPE.strip() in card.text
+
+
+def test_hub_ids_are_the_base_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs that came from the hub are linked, with their revisions."""
+    base = llama(layers=1)
+    write(tmp_path / "snapshot", base)
+    monkeypatch.setattr("surgery.hub.fetch", lambda *_: (tmp_path / "snapshot", "abc123"))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    out = surgery.apply(tmp_path / "recipe.yaml", ["org/base@main", tmp_path / "snapshot"], tmp_path / "out").out
+    card = ModelCard.load(out / "README.md")
+    assert card.data.to_dict()["base_model"] == ["org/base"]
+    assert "| `base` | [org/base](https://huggingface.co/org/base) | abc123 |" in card.text
 
 
 def test_a_start_without_a_card_gives_no_license(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_recipe_with_many_mistakes_is_told_all_at_once(run: Run, tmp_path: Pat
         (["plan", "wise-ft", "{base}", "{sft}", "--set", "alfa=0.2"], 1, "did you mean `alpha`?"),
         (["plan", "wise-ft", "{base}", "{sft}", "--memory", "12"], 2, "expected a size with its unit"),
         (["plan", "wise-ft", "{base}", "{sft}", "--memory", "100MB"], 1, "raise `--memory` to at least"),
-        (["plan", "wise-ft", "{base}"], 1, "found 1 models; expected 2, for the roles `base`, `sft`"),
+        (["plan", "wise-ft", "{base}"], 1, "found one model; expected 2, for the roles `base`, `sft`"),
         (["plan", "wise-fit", "{base}", "{sft}"], 1, "wise-ft"),
         (["plan", "wise-ft", "{base}", "{base}x"], 1, "{base}x"),
         (["recipes", "nonsense"], 1, "nonsense"),
@@ -181,13 +181,13 @@ def test_ctrl_c_is_one_message_and_the_work_is_kept(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(json.dumps(recipe))
     command = [sys.executable, "-m", "surgery.cli", "apply", str(tmp_path / "r.yaml"), *map(str, models), str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    journal = tmp_path / "out.partial" / "journal.jsonl"
+    journal = tmp_path / "out.partial.jsonl"
     while process.poll() is None and not (journal.exists() and journal.read_text().count('"tensor"') > 3):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130, err
-    assert "interrupted; what is finished is kept" in err
+    assert "what is finished is kept: run the same command again" in err
     assert "Traceback" not in err
     assert not out.exists()
     done = subprocess.run(command, capture_output=True, text=True, check=True)

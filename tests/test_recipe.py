@@ -57,7 +57,7 @@ def test_a_whole_recipe(tmp_path: Path) -> None:
     assert isinstance(step, RestoreDirections)
     assert step.reads == ("base",)
     assert step.head == Quantity.parse("20%")
-    assert step.scope.layers == LayerRange.parse("first 25%")
+    assert step.select.layers == LayerRange.parse("first 25%")
     assert (recipe.output.dtype, recipe.output.shard_size, recipe.output.tokenizer) == ("bfloat16", 5 * 10**9, None)
     assert recipe.text == GOOD
 

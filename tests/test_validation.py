@@ -132,8 +132,10 @@ FAULTS = {
     "missing parameter of an operation": (
         HEADER + USE + "  - {op: restore_directions, from: base}\n",
         [
-            "recipe.yaml:5 steps[1]: `head` is missing; `restore_directions` needs it; expected how many leading "
-            "directions are restored: a count, a percentage of min(rows, cols), or `all`"
+            (
+                "recipe.yaml:5 steps[1]: `head` is missing; `restore_directions` needs it; expected how many leading "
+                "directions are restored: a count, a percentage of min(rows, cols), or `all`"
+            )
         ],
     ),
     "name of several words": (
@@ -399,7 +401,10 @@ def test_a_fault_beside_one_in_the_same_step(faults: Any) -> None:
         "recipe.yaml:5 steps[1].from: unknown parameter `$b`; there are no parameters",
         "recipe.yaml:5 steps[1]: unknown operation `restore_direction`; did you mean `restore_directions`?",
         "recipe.yaml:6 steps[2].head: found `.nan`; expected a finite number",
-        "recipe.yaml:6 steps[2]: `from` is missing; `restore_directions` needs it; expected the role of the other model",
+        (
+            "recipe.yaml:6 steps[2]: `from` is missing; `restore_directions` needs it; expected the role of the other "
+            "model"
+        ),
     ]
 
 

@@ -12,7 +12,7 @@ from blake3 import blake3
 import surgery
 from surgery.errors import OutputError
 from surgery.journal import Journal
-from surgery.writer import Writer, region_digest
+from surgery.writer import Places, Writer, region_digest
 from tests.pairs import files, llama, near, read, write
 
 AVERAGE = {"name": "average", "models": ["base", "sft"], "steps": [{"op": "linear", "models": ["base", "sft"]}]}
@@ -75,19 +75,20 @@ def test_only_checkpoints_are_overwritten(pair: tuple[Path, Path], tmp_path: Pat
     surgery.verify(tmp_path / "empty")
 
 
-def test_leftovers_without_a_journal_are_not_ours(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """A directory that happens to be called `out.partial` is not written into."""
+@pytest.mark.parametrize("fresh", [False, True])
+def test_leftovers_without_a_journal_are_not_ours(pair: tuple[Path, Path], tmp_path: Path, fresh: bool) -> None:
+    """A directory that happens to be called `out.partial` is not written into, let alone deleted."""
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="something else"):
-        surgery.apply(AVERAGE, pair, tmp_path / "out")
+    with pytest.raises(OutputError, match=r"`\S+out.partial` exists and has no journal"):
+        surgery.apply(AVERAGE, pair, tmp_path / "out", fresh=fresh)
     assert files(tmp_path / "out.partial") == {"notes.txt": b"mine"}
 
 
 def test_a_directory_that_cannot_be_written_is_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
     """A file where a directory is needed: the operating system's reason, and no traceback."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"cannot write .*Not a directory"):
+    with pytest.raises(OutputError, match=r"cannot write .*File exists"):
         surgery.apply(AVERAGE, pair, tmp_path / "file" / "out")
 
 
@@ -150,6 +151,19 @@ def test_a_journal_line_that_was_cut_short_does_not_count(tmp_path: Path) -> Non
     journal.close()
 
 
+def test_after_a_damaged_line_the_journal_goes_on(tmp_path: Path) -> None:
+    """What follows the damage is forgotten; what is recorded from then on is kept."""
+    lines = ('{"journal": 1}', '{"tensor": "a", "blake3": "1"}', "\0\0", '{"tensor": "b", "blake3": "2"}', "")
+    (tmp_path / "journal").write_text("\n".join(lines))
+    journal = Journal(tmp_path / "journal")
+    assert journal.finished == {"a": "1"}
+    journal.record("c", "3")
+    journal.close()
+    journal = Journal(tmp_path / "journal")
+    assert journal.finished == {"a": "1", "c": "3"}
+    journal.close()
+
+
 @pytest.mark.parametrize("text", [b"", b"nonsense\n", b'["journal"]\n', b'{"journal": 99}\n', b"\xff\xfe\n"])
 def test_a_journal_that_is_none_has_no_identity(tmp_path: Path, text: bytes) -> None:
     """Unreadable journals are like foreign ones."""
@@ -163,8 +177,8 @@ def test_a_journal_that_is_none_has_no_identity(tmp_path: Path, text: bytes) -> 
 def test_closing_after_a_failure_to_begin_leaves_no_descriptor(pair: tuple[Path, Path], tmp_path: Path) -> None:
     """A writer that refuses its leftovers holds nothing open."""
     made = surgery.plan(AVERAGE, pair)
-    Writer(tmp_path / "out", made, {"plan": "a"}).close()
+    Writer(Places(tmp_path / "out"), made, {"plan": "a"}).close()
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(OutputError):
-        Writer(tmp_path / "out", made, {"plan": "b"})
+        Writer(Places(tmp_path / "out"), made, {"plan": "b"})
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -30,7 +30,7 @@ Role = Annotated[str, AfterValidator(_known_role)]
 class Op(BaseModel):
     """One step of a recipe.
 
-    A subclass declares its parameters as fields, its `kind` and its `natural` scope, and implements
+    A subclass declares its parameters as fields, its `kind` and perhaps its `natural` scope, and implements
     `reads` and `apply`. `kind` tells the executor how a tensor may be divided:
 
     - `copy`: the result is the tensor of the one role in `reads`, byte for byte; `apply` is never called.
@@ -41,15 +41,10 @@ class Op(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
     kind: ClassVar[Kind]
-    natural: ClassVar[Select]
+    natural: ClassVar[Select] = Select()  # what it acts on where the recipe does not say: everything
 
     op: str
     select: Select | None = Field(default=None, description="what the step acts on; default: what suits the operation")
-
-    @property
-    def scope(self) -> Select:
-        """What the step acts on: `select`, or the natural scope of the operation."""
-        return self.select or self.natural
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from surgery.ops.base import RESULT, Kind, Op, Role
-from surgery.select import Select
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +38,6 @@ class Linear(Op):
     """
 
     kind: ClassVar[Kind] = "elementwise"
-    natural: ClassVar[Select] = Select()
 
     op: Literal["linear"]
     models: tuple[Role, ...] = Field(
@@ -132,7 +130,7 @@ def _coefficients(
     rest = 1.0 - math.fsum(numbers)
     resolved = [rest if w == "rest" else w for w in given]
     scale = math.fsum(resolved) if normalize else 1.0
-    if abs(scale) <= VANISHING_SUM * math.fsum(abs(w) for w in resolved):
+    if normalize and abs(scale) <= VANISHING_SUM * math.fsum(abs(w) for w in resolved):
         raise ValueError(
             f"the weights {resolved} sum to {scale:g}, and `normalize` would divide by that; "
             "change them, or set `normalize: false`"

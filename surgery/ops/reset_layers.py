@@ -18,7 +18,6 @@ class ResetLayers(Op):
     """
 
     kind: ClassVar[Kind] = "copy"
-    natural: ClassVar[Select] = Select()
 
     op: Literal["reset_layers"]
     from_: OtherRole = Field(alias="from", description="the role of the model that is copied")
