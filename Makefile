@@ -19,7 +19,7 @@ MISFITS := torchvision torchaudio torchcodec
 .PHONY: demo test test-vllm pin clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/restore.py demo-out
+	$(BIN)/python -m tests.demo demo-out
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Whole runs side by side on a synthetic 1.2B pair: `linear` against mergekit, the spectral edit against plain SVDs.
 
-    python benchmarks/apply.py --directory /big/disk [--runs 3] [--layers 16] [--only linear|spectral]
+    python benchmarks/apply.py --directory /big/disk [--runs 3] [--layers 16] [--only linear|memory|spectral] [--touch]
 
 Makes its own inputs (5 GB) below the directory, and an environment with mergekit 0.1.5. Prints times (median), peak
 resident memory and ratios, and beside them the limit: the rate at which this machine copies files.
@@ -30,28 +30,34 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--layers", type=int, default=LAYERS, help="of the model that the spectral edit is run on")
+    parser.add_argument("--touch", action="store_true", help="touch free memory before each run of `linear`")
     parser.add_argument("--only", choices=["linear", "memory", "spectral"])
     options = parser.parse_args()
     root: Path = options.directory
     if options.only in (None, "linear"):
-        linear(root, options.runs)
+        linear(root, options.runs, options.touch)
     if options.only in (None, "memory"):
         memory(root)
     if options.only in (None, "spectral"):
         spectral(root, options.layers, options.runs)
 
 
-def linear(root: Path, runs: int) -> None:
+def linear(root: Path, runs: int, touch: bool) -> None:
     """The mean of two models: surgery, mergekit, and copying one model."""
     base, sft = _pair(root, LAYERS)
     out = root / "out"
     recipe = _recipe(root, "linear", {"op": "linear", "models": ["base", "sft"], "weights": [0.5, 0.5]})
+
+    def before() -> None:
+        _clear(out)
+        _warm(base, sft)
+
     print(f"linear, 2 x {_size(base) / 1e9:.2f} GB in, {_size(base) / 1e9:.2f} GB out")
-    copied = _show("copy one model (cp)", measure(["cp", "-r", base, out], runs, lambda: _clear(out)))
-    ours = _show("surgery", measure([*SURGERY, recipe, base, sft, out], runs, lambda: _clear(out)))
+    copied = _show("copy one model (cp)", measure(["cp", "-r", base, out], runs, before, touch=touch))
+    ours = _show("surgery", measure([*SURGERY, recipe, base, sft, out], runs, before, touch=touch))
     durable = [*SURGERY, recipe, base, sft, out, "--durable"]
-    _show("surgery --durable", measure(durable, runs, lambda: _clear(out)))
-    theirs = _show("mergekit 0.1.5", measure(_mergekit(root, base, sft, out), runs, lambda: _clear(out)))
+    _show("surgery --durable", measure(durable, runs, before, touch=touch))
+    theirs = _show("mergekit 0.1.5", measure(_mergekit(root, base, sft, out), runs, before, touch=touch))
     _clear(out)
     rate = 2 * _size(base) / copied.seconds
     print(f"  mergekit / surgery: {theirs.seconds / ours.seconds:.1f} x time, {theirs.peak / ours.peak:.1f} x memory")
@@ -64,9 +70,11 @@ def memory(root: Path) -> None:
     recipe = _recipe(root, "linear", {"op": "linear", "models": ["base", "sft"], "weights": [0.5, 0.5]})
     print("peak resident memory of linear")
     out = root / "out"
-    for layers in (LAYERS, 2 * LAYERS):
+    for layers, limit in ((LAYERS, None), (2 * LAYERS, None), (LAYERS, "420MB")):
         base, sft = _pair(root, layers)
-        _show(f"{layers} layers", measure([*SURGERY, recipe, base, sft, out], 1, lambda: _clear(out)))
+        bound = ["--memory", limit] if limit else []
+        label = f"{layers} layers{f', --memory {limit}' if limit else ''}"
+        _show(label, measure([*SURGERY, recipe, base, sft, out, *bound], 1, lambda: _clear(out)))
     _clear(out)
     print()
 
@@ -77,10 +85,10 @@ def spectral(root: Path, layers: int, runs: int) -> None:
     out = root / "out"
     print(f"restore_directions head=20%, {layers} layers of a Llama-3.2-1B's shapes")
     found: dict[str, Measured] = {}
-    for kind in ("none", "rotate", "polar"):
+    for kind in ("none", "rotate"):
         recipe = _recipe(root, kind, {**SPECTRAL, "orthogonalize": kind})
         command = [*SURGERY, recipe, base, sft, out]
-        found[kind] = _show(f"surgery, {kind}", measure(command, 1 if kind == "polar" else runs, lambda: _clear(out)))
+        found[kind] = _show(f"surgery, {kind}", measure(command, runs, lambda: _clear(out)))
     plain = [sys.executable, Path(__file__).with_name("plain_svd.py"), base, sft, out]
     svd = _show("torch.linalg.svd of both", measure(plain, 1, lambda: _clear(out)))
     _clear(out)
@@ -89,9 +97,16 @@ def spectral(root: Path, layers: int, runs: int) -> None:
 
 
 def _pair(root: Path, layers: int) -> tuple[Path, Path]:
-    pair = write_pair(root / f"pair-{layers}", layers)
-    subprocess.run(["cat", *pair[0].glob("*.safetensors"), *pair[1].glob("*.safetensors")], stdout=subprocess.DEVNULL)
-    return pair  # in the page cache now
+    return write_pair(root / f"pair-{layers}", layers)
+
+
+def _warm(*checkpoints: Path) -> None:
+    """Read the inputs once, so that every program finds them in the page cache."""
+    for checkpoint in checkpoints:
+        for path in checkpoint.glob("*.safetensors"):
+            with path.open("rb") as file:
+                while file.read(1 << 24):
+                    pass
 
 
 def _mergekit(root: Path, base: Path, sft: Path, out: Path) -> list[str | Path]:

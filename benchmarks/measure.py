@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+TOUCHED = 8 << 30  # bytes; more than any of the programs takes with its files
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -25,14 +27,19 @@ class Measured:
         return f"{self.seconds:7.1f} s ({low:.1f}-{high:.1f})  {self.peak / 1e9:5.2f} GB"
 
 
-def measure(command: Sequence[str | Path], runs: int, before: Callable[[], None]) -> Measured:
-    """Run a command several times. `before` prepares each run, untimed; then all dirty pages are written out, so
-    that no run waits for what another left to the disk.
+def measure(command: Sequence[str | Path], runs: int, before: Callable[[], None], *, touch: bool = False) -> Measured:
+    """Run a command several times.
+
+    `before` prepares each run, untimed. Before that all dirty pages are written out, so that no run waits for what
+    another left to the disk. `touch` also touches free memory: a virtual machine may have given it back to its host,
+    and then every new page costs a fault there.
     """
     seconds, peaks = [], []
     for _ in range(runs):
-        before()
         os.sync()
+        if touch:
+            _touch(TOUCHED)
+        before()
         start = time.perf_counter()
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert process.stderr is not None
@@ -43,3 +50,9 @@ def measure(command: Sequence[str | Path], runs: int, before: Callable[[], None]
         if status:
             sys.exit(f"{command} failed:\n{message.decode(errors='replace')}")
     return Measured(statistics.median(seconds), (min(seconds), max(seconds)), max(peaks))
+
+
+def _touch(nbytes: int) -> None:
+    """In a process of its own: a child's peak is never reported as less than its parent's was."""
+    code = f"import mmap; m = mmap.mmap(-1, {nbytes})\nfor i in range(0, {nbytes}, mmap.PAGESIZE): m[i] = 1"
+    subprocess.run([sys.executable, "-c", code], check=True)

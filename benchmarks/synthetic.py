@@ -1,4 +1,7 @@
-"""Synthetic checkpoints for the benchmarks: the shapes of a Llama of 1.2 billion parameters, bf16, random weights."""
+"""Synthetic checkpoints for the benchmarks: the shapes of a Llama of 1.2 billion parameters, bf16, random weights.
+
+The spectra decay about as those of trained models do, since the route of a decomposition depends on that.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from safetensors.torch import save_file
 
 HIDDEN, MLP, KEY_VALUE, VOCABULARY, LAYERS = 2048, 8192, 512, 128_256, 16
 SHARDS = 4
+DECAY = 0.2  # the k-th input feature has scale k^-DECAY; the condition of route 1 (kappa of triplets.py) is then 70
 CHANGE = 0.05  # relative size of the fine-tuned model's difference to its base
 
 
@@ -78,6 +82,8 @@ def _weight(name: str, shape: tuple[int, ...], *, tuned: bool) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(name.encode()) * 1000 + len(name))
     scale = 1.0 if len(shape) == 1 else shape[-1] ** -0.5
     weight = torch.randn(shape, generator=generator).mul_(scale)
+    if len(shape) == 2:
+        weight *= torch.arange(1, shape[-1] + 1) ** -DECAY
     if tuned:
         weight += CHANGE * scale * torch.randn(shape, generator=generator)
     return weight.to(torch.bfloat16)

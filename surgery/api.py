@@ -73,15 +73,14 @@ def apply(
     """
     from surgery.descriptors import reserve_descriptors
     from surgery.manifest import identity, is_made_by
-    from surgery.writer import Places, Writer, check_output, settle
+    from surgery.writer import Places, Writer, check_output, settled, writing
 
-    places = Places(Path(os.path.abspath(out)))  # noqa: PTH100 - a link at OUT is refused, not followed
+    with writing(Path(out)):
+        places = Places(Path(os.path.abspath(out)))  # noqa: PTH100 - a link at OUT is refused, not followed
     made = plan(recipe, models, settings=settings)
     work = identity(made, device)
-    if places.journal.exists() and not places.partial.exists() and is_made_by(places.out, made):
-        settle(places, work)
-        if not places.journal.exists():
-            return Applied(Path(out), made, resumed=len(made.tensors))
+    if settled(places, work, lambda: is_made_by(places.out, made)):
+        return Applied(Path(out), made, resumed=len(made.tensors))
     check_output(places, made, overwrite=overwrite)
     if memory is not None:
         made.check_memory(memory)

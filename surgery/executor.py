@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -105,9 +106,7 @@ class _Crew:
         self.error: BaseException | None = None
         self._active = 0
         self._stop = threading.Event()
-        # The longest jobs first, so that none is left alone at the end, equal ones in file order; taken from the end.
-        self._queue = sorted(plan.tensors, key=plan.flops, reverse=True)
-        self._queue.reverse()
+        self._queue = _order(plan)  # taken from the end
         self._free = None if memory is None else memory - INTERPRETER_BYTES
         self._changed = threading.Condition()
 
@@ -204,6 +203,20 @@ class _Crew:
                 self.error = error
             self._stop.set()
             self._changed.notify_all()
+
+
+def _order(plan: Plan) -> list[TensorPlan]:
+    """The tensors, the first to be made last.
+
+    The longest jobs come first, so that none is left alone at the end. Equal ones take turns among the files, since
+    the kernel lets one thread at a time write to a file.
+    """
+    turns: Counter[str] = Counter()
+    ranked = []
+    for position, tensor in enumerate(plan.tensors):
+        turns[tensor.slot.file] += 1
+        ranked.append((-plan.flops(tensor), turns[tensor.slot.file], position))
+    return [plan.tensors[position] for _, _, position in sorted(ranked, reverse=True)]
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:

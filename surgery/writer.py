@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Self
 
 from blake3 import blake3
 
-from surgery.errors import CheckpointError, OutputError
+from surgery.errors import CheckpointError, OutputError, SurgeryError
 from surgery.journal import Journal
 from surgery.plan import COPY_BYTES, Plan, Slot
 
@@ -186,14 +186,21 @@ class Writer:
             os.pwrite(fd, file.header, 0)
 
 
-def settle(places: Places, identity: Mapping[str, object]) -> None:
-    """Clean up after a run of this very work that was stopped when OUT had its name and only its journal was left."""
-    with writing(places.journal):
+def settled(places: Places, identity: Mapping[str, object], is_ours: Callable[[], bool]) -> bool:
+    """Whether a run of this very work was stopped when OUT had its name already; then what it left is cleaned up.
+
+    `is_ours` tells whether what is at OUT is the finished output of this work.
+    """
+    with writing(places.out):
+        if places.partial.exists() or not places.journal.exists() or not is_ours():
+            return False
         journal = Journal(places.journal)
         try:
-            if journal.identity == identity:
-                shutil.rmtree(places.replaced, ignore_errors=True)
-                journal.remove()
+            if journal.identity != identity:
+                return False
+            shutil.rmtree(places.replaced, ignore_errors=True)
+            journal.remove()
+            return True
         finally:
             journal.close()
 
@@ -203,21 +210,24 @@ def check_output(places: Places, plan: Plan, *, overwrite: bool) -> None:
 
     What is made beside OUT on the way must not touch an input either.
     """
-    out = places.out
-    if os.path.ismount(out) or out == out.parent:
-        raise OutputError(f"`{out}` is a mount point, which no rename can replace; choose a directory inside it")
-    for target in map(Path, map(os.path.realpath, (places.out, places.partial, places.journal, places.replaced))):
-        for role, checkpoint in plan.inputs.items():
-            owned = [checkpoint.root] if checkpoint.is_directory else []
-            owned += [shard.path for shard in checkpoint.shards]
-            for path in map(Path, map(os.path.realpath, owned)):
-                if target == path or target in path.parents or path in target.parents:
-                    raise OutputError(
-                        f"OUT `{out}` (`{target}`) is, contains or lies inside the input `{role}` "
-                        f"({checkpoint.source}); choose another directory"
-                    )
-    with writing(out):
-        check_replaceable(out, overwrite=overwrite)
+    with writing(places.out):
+        if os.path.ismount(places.out) or places.out == places.out.parent:
+            raise OutputError(f"`{places.out}` is a mount point, which no rename can replace; choose a directory in it")
+        for target in (places.out, places.partial, places.journal, places.replaced):
+            _refuse_inputs(Path(os.path.realpath(target)), places.out, plan)
+        check_replaceable(places.out, overwrite=overwrite)
+
+
+def _refuse_inputs(target: Path, out: Path, plan: Plan) -> None:
+    for role, checkpoint in plan.inputs.items():
+        owned = [checkpoint.root] if checkpoint.is_directory else []
+        owned += [shard.path for shard in checkpoint.shards]
+        for path in map(Path, map(os.path.realpath, owned)):
+            if target == path or target in path.parents or path in target.parents:
+                raise OutputError(
+                    f"OUT `{out}` (`{target}`) is, contains or lies inside the input `{role}` ({checkpoint.source}); "
+                    f"choose another directory"
+                )
 
 
 def check_replaceable(out: Path, *, overwrite: bool) -> None:
@@ -251,7 +261,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's errors into one that says what to do."""
     try:
         yield
-    except OutputError:
+    except SurgeryError:
         raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

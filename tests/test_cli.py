@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,12 +30,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["surgery", *map(str, arguments)])
+        monkeypatch.setattr(os, "_exit", sys.exit)
         with pytest.raises(SystemExit) as caught:
             main()
         out, err = capsys.readouterr()
-        code = caught.value.code
         assert "Traceback" not in err
-        return (code if isinstance(code, int) else 0), out, err
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, out, err
 
     return run
 
@@ -233,3 +235,49 @@ def test_the_output_of_apply_can_be_an_input(run: Run, pair: tuple[Path, Path], 
     assert run("apply", "wise-ft", tmp_path / "a", tmp_path / "a", tmp_path / "b")[0] == 0
     weights = [{n: c for n, c in files(tmp_path / o).items() if n.endswith(".safetensors")} for o in "ab"]
     assert weights[0] == weights[1]
+
+
+def test_markup_in_names_is_shown_as_it_is(run: Run, tmp_path: Path) -> None:
+    """Brackets and colons in a summary, a path or a tensor's name neither break nor change what is printed."""
+    base = llama(layers=1)
+    base["model.[/bold].weight"] = torch.ones(2)
+    base["model.\x1b[31m.weight"] = torch.ones(3)
+    models = [write(tmp_path / "b[red]:cat:", base), write(tmp_path / "sft", near(base))]
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nsummary: 'put [/foo] back'\nmodels: [base, sft]\nsteps: [{op: linear, models: [base, sft]}]\n"
+    )
+    code, out, _ = run("plan", tmp_path / "r.yaml", *models)
+    assert code == 0
+    assert "put [/foo] back" in out
+    assert "b[red]:cat:" in out
+    code, out, _ = run("inspect", models[0])
+    assert code == 0
+    assert "model.[/bold].weight" in out
+    assert "\x1b" not in out
+
+
+def test_a_setting_given_twice_is_wrong_usage(run: Run, pair: tuple[Path, Path]) -> None:
+    """Rather than the last one taken in silence."""
+    code, _, err = run("plan", "wise-ft", *pair, "--set", "alpha=0.1", "--set", "alpha=0.2")
+    assert code == 2
+    assert "found `alpha` twice" in err
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_a_stdout_that_takes_nothing_is_no_traceback(redirection: str) -> None:
+    """Closed, or on a full disk."""
+    command = f"{shlex.quote(sys.executable)} -m surgery.cli schema {redirection}"
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == ("full" in redirection)
+    assert ("cannot write the result: No space left" in done.stderr) == ("full" in redirection)
+
+
+def test_experts_are_counted_together(run: Run, tmp_path: Path) -> None:
+    """Layers and experts of one kind make one row."""
+    tensors = {
+        f"model.layers.{i}.mlp.experts.{j}.w1.weight": torch.ones((4, 4)) for i in range(2) for j in (0, 1, 2, 5)
+    }
+    _, out, _ = run("inspect", write(tmp_path / "m", {**tensors, "model.embed_tokens.weight": torch.ones((9, 4))}))
+    row = next(line for line in out.splitlines() if "w1" in line)
+    assert row.split()[0] == "model.layers.{0-1}.mlp.experts.{0-2,5}.w1.weight"

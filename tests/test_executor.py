@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 import surgery
+from surgery import executor
 from surgery.errors import CheckpointError, NumericalError, OutputError, PlanError
 from surgery.executor import execute
 from surgery.plan import INTERPRETER_BYTES, Plan, TensorPlan
@@ -205,8 +208,9 @@ def test_a_process_that_is_killed_leaves_nothing_or_everything(tmp_path: Path) -
     assert int(done.stdout) > 40  # kills
 
 
+@pytest.mark.parametrize("workers", [1, 4])
 def test_a_full_disk_is_told_and_what_is_finished_is_kept(
-    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """ENOSPC in a write gives one message; once there is room, the run goes on."""
     real, calls = os.pwrite, iter(range(10**6))
@@ -218,7 +222,7 @@ def test_a_full_disk_is_told_and_what_is_finished_is_kept(
 
     monkeypatch.setattr(os, "pwrite", full_after_a_while)
     with pytest.raises(OutputError, match="No space left on device; make room, and run the same command again"):
-        surgery.apply(RESTORE, pair, tmp_path / "out", workers=1)
+        surgery.apply(RESTORE, pair, tmp_path / "out", workers=workers)
     monkeypatch.setattr(os, "pwrite", real)
     counting = _Interrupting(-1, KeyboardInterrupt())
     surgery.apply(RESTORE, pair, tmp_path / "out", progress=counting)
@@ -266,12 +270,74 @@ def test_memory_is_bounded_and_a_bound_too_small_is_told(pair: tuple[Path, Path]
     assert files(tmp_path / "a") == files(tmp_path / "b")
     with pytest.raises(PlanError, match=f"raise `--memory` to at least {INTERPRETER_BYTES + needed:,}"):
         surgery.apply(RESTORE, pair, tmp_path / "c", memory=INTERPRETER_BYTES + needed - 1)
+    assert not list(tmp_path.glob("c*"))
 
 
-def test_an_unknown_device_is_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_tensors_under_way_never_take_more_than_the_budget(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many workers and room for two of the largest tensors, the sum of what is under way stays below the bound."""
+    made = surgery.plan(RESTORE, pair)
+    room = 2 * max(map(made.memory, made.tensors))
+    under_way, seen = [0], []
+    real = executor.make_tensor
+
+    def watched(plan: Plan, tensor: TensorPlan, *others: Any) -> str:
+        under_way[0] += plan.memory(tensor)
+        seen.append(under_way[0])
+        time.sleep(0.002)
+        digest = real(plan, tensor, *others)
+        under_way[0] -= plan.memory(tensor)
+        return digest
+
+    monkeypatch.setattr(executor, "make_tensor", watched)
+    surgery.apply(RESTORE, pair, tmp_path / "out", memory=INTERPRETER_BYTES + room, workers=8)
+    assert len(seen) == len(made.tensors)
+    assert room / 2 < max(seen) <= room
+
+
+def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
+    """The peak of a process that averages 16 layers is that of one that averages 8, though it moves 70 MB more."""
+    peaks = []
+    for layers in (8, 16):
+        names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(layers)]
+        tensors = {name: torch.full((1500, 1500), 0.5) for name in names}
+        models = [str(write(tmp_path / f"{role}{layers}", tensors)) for role in ("base", "sft")]
+        code = (
+            f"import surgery; surgery.apply('wise-ft', {models!r}, {str(tmp_path / f'out{layers}')!r});"
+            "print(open('/proc/self/status').read())"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        peak = re.search(r"VmHWM:\s*(\d+) kB", done.stdout)  # `getrusage` would count the parent's memory too
+        assert peak is not None
+        peaks.append(int(peak[1]) * 1024)
+    assert abs(peaks[1] - peaks[0]) < 20e6
+    assert peaks[1] < INTERPRETER_BYTES + 50e6
+
+
+def test_masks_of_infinities_survive_a_cast(tmp_path: Path) -> None:
+    """A tensor that no step selects may hold what it likes; only an overflow of the cast itself is refused."""
+    base = llama(layers=1, dtype=torch.float32)
+    base["model.mask"] = torch.tensor([0.0, -torch.inf, torch.nan])
+    models = [write(tmp_path / "a", base), write(tmp_path / "b", base)]
+    step = {"op": "linear", "models": ["base", "sft"], "select": {"tensors": ["mlp"]}}
+    recipe = {"name": "r", "models": ["base", "sft"], "steps": [step], "output": {"dtype": "float16"}}
+    surgery.apply(recipe, models, tmp_path / "out")
+    assert read(tmp_path / "out")["model.mask"].isneginf().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_workers_is_an_error(pair: tuple[Path, Path], tmp_path: Path, workers: int) -> None:
+    """Instead of a run that waits for ever."""
+    with pytest.raises(ValueError, match="expected at least 1"):
+        surgery.apply(RESTORE, pair, tmp_path / "out", workers=workers)
+
+
+@pytest.mark.parametrize("device", ["quantum", "meta", "cuda:99"])
+def test_an_unknown_device_is_told(pair: tuple[Path, Path], tmp_path: Path, device: str) -> None:
     """A device that torch does not know, or that the machine lacks, is an error before anything is written."""
-    with pytest.raises(PlanError, match="device `quantum`: cannot be used here"):
-        surgery.apply(RESTORE, pair, tmp_path / "out", device="quantum")
+    with pytest.raises(PlanError, match=f"device `{device}`: cannot be used here"):
+        surgery.apply(RESTORE, pair, tmp_path / "out", device=device)
     assert not (tmp_path / "out.partial").exists()
 
 

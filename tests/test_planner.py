@@ -226,3 +226,67 @@ def test_a_plan_over_sparse_files_of_a_huge_model_takes_headers_only(tmp_path: P
     made = surgery.plan(recipe(step), [tmp_path / "base", tmp_path / "sft"])
     assert made.bytes_written > 500e9
     assert sum(path.stat().st_blocks for path in tmp_path.rglob("*.safetensors")) * 512 < 10e6
+
+
+def test_a_copy_that_later_steps_build_on_is_no_dead_step(tmp_path: Path) -> None:
+    """Reset, then truncate: the first decides what the second works on."""
+    base = llama(layers=2)
+    models = [write(tmp_path / "base", base), write(tmp_path / "sft", near(base))]
+    select = {"tensors": ["mlp"]}
+    reset = {"op": "reset_layers", "from": "base", "select": select}
+    made = surgery.plan(recipe(reset, {"op": "truncate_rank", "rank": 2, "select": select}), models)
+    edited = [tensor for tensor in made.tensors if tensor.steps]
+    assert {tuple(source.role for source in tensor.inputs) for tensor in edited} == {("base",)}
+
+
+def test_a_copy_that_a_later_copy_covers_is_a_dead_step(tmp_path: Path) -> None:
+    """From whichever role: the first has no effect."""
+    base = llama(layers=2)
+    models = write(tmp_path / "base", base), write(tmp_path / "sft", near(base))
+    reset = {"op": "reset_layers", "from": "base"}
+    steps = ({**reset, "select": {"layers": 0}}, {**reset, "select": {"layers": "all"}})
+    (message,) = faults(recipe(*steps), *models)
+    assert "steps[0]" in message
+    assert "`reset_layers` has no effect" in message
+    surgery.plan(recipe(*reversed(steps), start="sft") | {"steps": [steps[0]]}, models)
+
+
+def test_what_is_left_out_is_remarked(tmp_path: Path) -> None:
+    """Tensors that only another role has, and tensors whose dtype is no number to compute with."""
+    base = llama(layers=2)
+    sft = near(base)
+    base["model.layers.0.self_attn.q_norm.weight"] = torch.ones(4)
+    for tensors in (base, sft):
+        tensors["model.position_ids"] = torch.arange(4)
+    remarks = surgery.plan(recipe(linear()), [write(tmp_path / "base", base), write(tmp_path / "sft", sft)]).remarks
+    assert remarks == (
+        "steps[0] leaves I64 tensors as they are: `model.position_ids`",
+        "`base` has tensors that `sft` lacks; they are left out: `model.layers.0.self_attn.q_norm.weight`",
+    )
+
+
+def test_packed_weights_are_a_conflict_without_a_config_too(tmp_path: Path) -> None:
+    """Averaging the scales and copying the integers would make a broken model."""
+    base = llama(layers=1)
+    base["model.layers.0.mlp.up_proj.weight"] = torch.ones((16, 4), dtype=torch.uint8)
+    (message,) = faults(recipe(linear()), write(tmp_path / "base", base), write(tmp_path / "sft", base))
+    assert "is quantised (U8)" in message
+
+
+def test_a_tokenizer_of_another_vocabulary_is_a_conflict(tmp_path: Path) -> None:
+    """Its token ids would lie beyond the embedding."""
+    models = (write(tmp_path / "base", llama(layers=1, vocabulary=22)), write(tmp_path / "sft", llama(layers=1)))
+    (message,) = faults(recipe(restore(), output={"tokenizer": "base"}), *models)
+    assert "the embedding has 20 rows in `sft` and 22 in `base`" in message
+    assert "output" in message.split(":")[0]
+
+
+def test_stacked_biases_are_no_matrices(tmp_path: Path) -> None:
+    """Experts in one 3-D tensor have 2-D biases, which stay as they are."""
+    base = llama(layers=1)
+    base["model.layers.0.mlp.experts.gate_up_proj"] = torch.ones((3, 8, 4))
+    base["model.layers.0.mlp.experts.gate_up_proj_bias"] = torch.ones((3, 8))
+    models = [write(tmp_path / "base", base), write(tmp_path / "sft", near(base))]
+    actions = {tensor.slot.name: tensor.action for tensor in surgery.plan(recipe(restore()), models).tensors}
+    assert actions["model.layers.0.mlp.experts.gate_up_proj"] == "compute"
+    assert actions["model.layers.0.mlp.experts.gate_up_proj_bias"] == "copy"

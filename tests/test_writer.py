@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,10 @@ import torch
 from blake3 import blake3
 
 import surgery
-from surgery.errors import OutputError
+from surgery.descriptors import reserve_descriptors
+from surgery.errors import CheckpointError, OutputError, PlanError
 from surgery.journal import Journal
+from surgery.plan import Plan, TensorPlan
 from surgery.writer import Places, Writer, region_digest
 from tests.pairs import files, llama, near, read, write
 
@@ -182,3 +187,118 @@ def test_closing_after_a_failure_to_begin_leaves_no_descriptor(pair: tuple[Path,
     with pytest.raises(OutputError):
         Writer(Places(tmp_path / "out"), made, {"plan": "b"})
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("suffix", [".partial", ".partial.jsonl"])
+def test_an_input_that_lies_where_the_work_would_go_is_refused(pair: tuple[Path, Path], suffix: str) -> None:
+    """`apply R x.partial sft x` must not write into, clear or rename its input, with `fresh` either."""
+    base = pair[0].rename(pair[0].with_name(f"out{suffix}"))
+    before = files(base)
+    for fresh in (False, True):
+        with pytest.raises(OutputError, match="lies inside the input `base`"):
+            surgery.apply(AVERAGE, [base, pair[1]], base.with_name("out"), fresh=fresh)
+    assert files(base) == before
+
+
+def test_a_partial_that_is_a_link_is_not_followed(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Neither written through nor deleted."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("years of work")
+    (tmp_path / "out.partial").symlink_to(tmp_path / "precious")
+    (tmp_path / "out.partial.jsonl").write_text("")
+    with pytest.raises(OutputError, match="no output of ours"):
+        surgery.apply(AVERAGE, pair, tmp_path / "out", fresh=True)
+    assert files(tmp_path / "precious") == {"thesis.tex": b"years of work"}
+
+
+class _Meanwhile:
+    """Progress that does something once, in the middle of a run."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        self.what: Callable[[], object] | None = what
+
+    def begin(self, plan: Plan) -> None:
+        pass
+
+    def finished(self, _tensor: TensorPlan, _resumed: bool) -> None:
+        if self.what is not None:
+            self.what()
+            self.what = None
+
+    def stopping(self) -> None:
+        pass
+
+
+def test_what_appears_at_the_output_during_the_run_is_kept(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Without `overwrite` nothing is replaced, whenever it came; the work is kept and can be finished."""
+    out = tmp_path / "out"
+
+    def appear() -> None:
+        out.mkdir()
+        (out / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(OutputError, match="exists already"):
+        surgery.apply(AVERAGE, pair, out, progress=_Meanwhile(appear))
+    assert files(out) == {"thesis.tex": b"years of work"}
+    shutil.rmtree(out)
+    assert surgery.apply(AVERAGE, pair, out).resumed == len(read(pair[1]))
+
+
+def test_an_input_that_is_rewritten_during_the_run_is_noticed(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """The output of a mixture of old and new bytes does not appear."""
+    with pytest.raises(CheckpointError, match="was modified since its header was read"):
+        surgery.apply(AVERAGE, pair, tmp_path / "out", progress=_Meanwhile((pair[1] / "model.safetensors").touch))
+    assert not (tmp_path / "out").exists()
+
+
+def test_leftovers_of_another_model_with_the_same_times_are_not_mixed(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Names, sizes and times alike (archives and `cp -p` keep them): the path and the inode tell them apart."""
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    other = tmp_path / "models" / "other"
+    shutil.copytree(pair[1], other)
+    for model in (*pair, other):
+        os.utime(model / "model.safetensors", (0, 0))
+    with pytest.raises(OSError, match="No space"):
+        surgery.apply(AVERAGE, pair, tmp_path / "out", progress=_Meanwhile(fail))
+    with pytest.raises(OutputError, match="inputs that have changed since"):
+        surgery.apply(AVERAGE, [pair[0], other], tmp_path / "out")
+
+
+def test_a_mount_point_is_refused_before_any_work(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename cannot replace it."""
+    (tmp_path / "mnt").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "mnt")
+    with pytest.raises(OutputError, match="mount point"):
+        surgery.apply(AVERAGE, pair, tmp_path / "mnt")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0"])
+def test_impossible_names_are_told(pair: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    """Too long, or with a character that no file system takes."""
+    with pytest.raises(OutputError, match="cannot write"):
+        surgery.apply(AVERAGE, pair, tmp_path / name)
+
+
+def test_a_path_that_is_not_utf8_is_no_obstacle(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Models may lie anywhere; manifest and card stay valid."""
+    strange = pair[0].rename(os.fsdecode(os.fsencode(tmp_path) + b"/mod\xff"))
+    out = surgery.apply(AVERAGE, [strange, pair[1]], tmp_path / "out").out
+    assert surgery.verify(out).tensors == len(read(pair[1]))
+
+
+def test_descriptors_are_reserved_beforehand(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The soft limit is raised to what the plan needs; a hard limit that is too low is told with both numbers."""
+    made = surgery.plan(AVERAGE, pair)
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    reserve_descriptors(made)
+    assert asked == [(3 + 64, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 16))
+    with pytest.raises(PlanError, match="67 files are open at a time, the limit is 16"):
+        reserve_descriptors(made)

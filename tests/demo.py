@@ -1,4 +1,4 @@
-"""The main job on small checkpoints: python examples/restore.py DIRECTORY.
+"""The main job on small checkpoints, what `make demo` runs: python -m tests.demo DIRECTORY.
 
 Makes a base model with random weights and an `sft` model whose singular vectors are turned while the singular values
 stay, edits the pair by three bundled recipes, checks the results, and says how far each lies from both models.
@@ -75,6 +75,15 @@ def write(weights: Weights, directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(CONFIG, indent=2))
 
 
+def make_pair(directory: Path) -> tuple[Path, Path]:
+    """Write `base` and `sft` below a directory."""
+    random = torch.Generator().manual_seed(0)
+    weights = make_base(random)
+    write(weights, directory / "base")
+    write(make_sft(weights, random), directory / "sft")
+    return directory / "base", directory / "sft"
+
+
 def surgery(*arguments: str | Path) -> None:
     """Show a command, and run it."""
     print("$ surgery", *arguments, flush=True)
@@ -92,11 +101,7 @@ def distance(one: Path, other: Path) -> float:
 
 def main(directory: Path) -> None:
     """Make the pair, edit it by each recipe, and report."""
-    random = torch.Generator().manual_seed(0)
-    base, sft = directory / "base", directory / "sft"
-    weights = make_base(random)
-    write(weights, base)
-    write(make_sft(weights, random), sft)
+    base, sft = make_pair(directory)
     surgery("plan", RECIPES[0], base, sft)
     for recipe in RECIPES:
         surgery("apply", recipe, base, sft, directory / recipe, "--overwrite")

@@ -1,4 +1,4 @@
-"""The examples run."""
+"""The demo runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from pathlib import Path
 
 from tests.pairs import read
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
-
-def test_restore(tmp_path: Path) -> None:
-    """`make demo`'s example edits its pair by three recipes, each nearer to the base, and says where they lie."""
-    command = [sys.executable, EXAMPLES / "restore.py", tmp_path / "demo"]
+def test_demo(tmp_path: Path) -> None:
+    """`make demo` edits its pair by three recipes, each nearer to the base, and says where they lie."""
+    command = [sys.executable, "-m", "tests.demo", tmp_path / "demo"]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert f"The checkpoints lie in {tmp_path / 'demo'};" in told
     table = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.endswith("%")}
