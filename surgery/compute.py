@@ -54,6 +54,7 @@ def make_tensor(
         writer.write(slot, offset, stored)
         hasher.update(stored)
         offset += stored.nbytes
+        del result, stored  # the next piece then takes the same memory, while it is in the cache
     return hasher.hexdigest()
 
 

@@ -30,6 +30,7 @@ from surgery.plan import Action, Plan, TensorPlan
 from surgery.size import show_size
 
 FLOPS_PER_BYTE = 100  # the work of moving one byte, in floating-point operations, for the progress bar only
+PIPE_WIDTH = 2000
 PLAIN_SECONDS = 5  # between two lines when stderr is no terminal
 
 
@@ -41,9 +42,9 @@ def _table(*columns: str, right: Iterable[str] = ()) -> Table:
 
 
 def _console() -> Console:
-    # A pipe has no width: nothing may be folded there that a program will read by lines.
-    # Names and paths are not ours: no markup in them is obeyed.
-    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+    # Names and paths are not ours: no markup in them is obeyed. A pipe has no width: nothing is folded there.
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_plan(plan: Plan, workers: int) -> None:

@@ -36,7 +36,8 @@ def importers(graph: grimp.ImportGraph, package: str) -> set[str]:
 
 def loaded(code: str, *arguments: object) -> set[str]:
     """The top-level packages in `sys.modules` after an interpreter of its own has run `code`."""
-    report = "import os, sys, json, atexit; os._exit = sys.exit; atexit.register(lambda: print('\\n' + json.dumps([*sys.modules]))); "
+    report = "import os, sys, json, atexit; atexit.register(lambda: print('\\n' + json.dumps([*sys.modules]))); "
+    report += "os._exit = sys.exit; "  # the command line leaves without ceremony
     command = [sys.executable, "-c", report + code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
