@@ -17,8 +17,8 @@ import venv
 from pathlib import Path
 
 from measure import Measured, measure
-from synthetic import LAYERS, write_pair
 
+LAYERS = 16
 MERGEKIT = ("torch==2.13.0", "mergekit==0.1.5")
 SPECTRAL = {"op": "restore_directions", "from": "base", "head": "20%"}
 SURGERY = (sys.executable, "-m", "surgery.cli", "apply")
@@ -97,7 +97,11 @@ def spectral(root: Path, layers: int, runs: int) -> None:
 
 
 def _pair(root: Path, layers: int) -> tuple[Path, Path]:
-    return write_pair(root / f"pair-{layers}", layers)
+    """In a process of its own, since a child's peak memory is never reported as less than its parent's was."""
+    directory = root / f"pair-{layers}"
+    script = Path(__file__).with_name("synthetic.py")
+    subprocess.run([sys.executable, script, directory, str(layers)], check=True)
+    return directory / "base", directory / "sft"
 
 
 def _warm(*checkpoints: Path) -> None:

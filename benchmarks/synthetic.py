@@ -1,17 +1,20 @@
 """Synthetic checkpoints for the benchmarks: the shapes of a Llama of 1.2 billion parameters, bf16, random weights.
 
+    python benchmarks/synthetic.py DIRECTORY [LAYERS]      writes `base` and `sft`, unless they are there
+
 The spectra decay about as those of trained models do, since the route of a decomposition depends on that.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-HIDDEN, MLP, KEY_VALUE, VOCABULARY, LAYERS = 2048, 8192, 512, 128_256, 16
+HIDDEN, MLP, KEY_VALUE, VOCABULARY = 2048, 8192, 512, 128_256
 SHARDS = 4
 DECAY = 0.2  # the k-th input feature has scale k^-DECAY; the condition of route 1 (kappa of triplets.py) is then 70
 CHANGE = 0.05  # relative size of the fine-tuned model's difference to its base
@@ -40,13 +43,12 @@ def model_shapes(layers: int) -> dict[str, tuple[int, ...]]:
     return shapes | {"model.norm.weight": (HIDDEN,)}
 
 
-def write_pair(directory: Path, layers: int = LAYERS) -> tuple[Path, Path]:
-    """Write `base` and `sft` below a directory, unless they are there; the second is the first plus noise."""
+def write_pair(directory: Path, layers: int) -> None:
+    """Write `base` and `sft` below a directory; the second is the first plus noise."""
     base, sft = directory / "base", directory / "sft"
     if not (sft / "config.json").exists():
         _write(base, layers, tuned=False)
         _write(sft, layers, tuned=True)
-    return base, sft
 
 
 def _write(directory: Path, layers: int, *, tuned: bool) -> None:
@@ -87,3 +89,7 @@ def _weight(name: str, shape: tuple[int, ...], *, tuned: bool) -> torch.Tensor:
     if tuned:
         weight += CHANGE * scale * torch.randn(shape, generator=generator)
     return weight.to(torch.bfloat16)
+
+
+if __name__ == "__main__":
+    write_pair(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 16)
