@@ -10,8 +10,9 @@ from blake3 import blake3
 
 from surgery.dtypes import DType
 from surgery.errors import NumericalError
+from surgery.header import TensorInfo
 from surgery.ops.base import Op
-from surgery.plan import PIECE_ELEMENTS, Plan, Slot, Source, TensorPlan
+from surgery.plan import PIECE_ELEMENTS, Plan, Source, TensorPlan
 from surgery.reader import Reader
 from surgery.writer import Writer
 
@@ -104,7 +105,7 @@ def _apply(tensor: TensorPlan, ops: tuple[Op, ...], pieces: list[torch.Tensor]) 
     return running
 
 
-def _stored(result: torch.Tensor, slot: Slot, tensor: TensorPlan) -> memoryview:
+def _stored(result: torch.Tensor, slot: TensorInfo, tensor: TensorPlan) -> memoryview:
     """The result in the output's dtype, as bytes. Raises NumericalError when it is not finite there."""
     stored = result.to(device="cpu", dtype=slot.dtype.torch).contiguous()
     # |x| of every element is at most the root of x . x, which costs a twentieth of looking at each.

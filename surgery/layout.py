@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from surgery.checkpoint import Checkpoint
 from surgery.dtypes import DType
-from surgery.plan import OutputFile, Slot
+from surgery.header import TensorInfo
+from surgery.plan import OutputFile
 
 SINGLE_FILE = "model.safetensors"  # the names that transformers and vLLM look for
 INDEX_FILE = "model.safetensors.index.json"
@@ -27,10 +29,7 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """Size of the tensor's bytes."""
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        return self.dtype.nbytes(elements)
+        return self.dtype.nbytes(prod(self.shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Layout:
     """The output's shards, the slot of every tensor, and the index (None for a single file)."""
 
     files: tuple[OutputFile, ...]
-    slots: Mapping[str, Slot]
+    slots: Mapping[str, TensorInfo]
     index: bytes | None
     index_name: str
 
@@ -53,7 +52,7 @@ def lay_out(entries: Sequence[Entry], start: Checkpoint, shard_bytes: int | None
     groups = _as_in_start(entries) if shard_bytes is None else _packed(entries, shard_bytes)
     metadata = {shard.name: shard.metadata for shard in start.shards}
     files: list[OutputFile] = []
-    slots: dict[str, Slot] = {}
+    slots: dict[str, TensorInfo] = {}
     for number, (source_file, group) in enumerate(groups, start=1):
         shard = f"model-{number:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else SINGLE_FILE
         name = source_file if keep else shard
@@ -84,7 +83,7 @@ def _packed(entries: Sequence[Entry], shard_bytes: int) -> list[tuple[str, list[
     return groups
 
 
-def _file(name: str, group: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[OutputFile, list[Slot]]:
+def _file(name: str, group: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[OutputFile, list[TensorInfo]]:
     # Wide dtypes first, as safetensors itself writes: then every tensor is aligned to its dtype.
     ordered = sorted(group, key=lambda entry: -entry.dtype.bits)
     header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
@@ -102,12 +101,12 @@ def _file(name: str, group: Sequence[Entry], metadata: Mapping[str, str]) -> tup
     slots = []
     position = len(head)
     for entry in ordered:
-        slots.append(Slot(entry.name, entry.dtype, entry.shape, name, position, entry.nbytes))
+        slots.append(TensorInfo(entry.name, entry.dtype, entry.shape, name, position, entry.nbytes))
         position += entry.nbytes
     return OutputFile(name, head, position), slots
 
 
-def _index(slots: Mapping[str, Slot], start: Checkpoint) -> bytes:
+def _index(slots: Mapping[str, TensorInfo], start: Checkpoint) -> bytes:
     total = sum(slot.nbytes for slot in slots.values())
     content = {
         "metadata": {**start.index_metadata, "total_size": total},

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from surgery.dtypes import DType
 from surgery.errors import Fault, PlanError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from surgery.recipe import Recipe
 
 PIECE_ELEMENTS = 1 << 19  # of 2^17 ... 2^21 the fastest: smaller ones pay for calls, larger ones miss the cache
+COPY_BYTES = 1 << 20  # the buffer through which copied bytes are hashed
 INTERPRETER_BYTES = 400_000_000  # Python with torch loaded: 0.35 GB measured
 
 Action = Literal["copy", "cast", "compute"]
@@ -34,18 +35,6 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """The place of a tensor in the output; `start` is absolute in the file."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    file: str
-    start: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class OutputFile:
     """A shard of the output: everything before the tensors' bytes, and the size of the whole."""
 
@@ -56,13 +45,13 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """How one output tensor is made.
+    """How one output tensor is made; `slot` is its place in the output.
 
     `base` is what the running tensor is at first (None when the first step ignores it), `steps` are applied to
     it in order, `sources` are the other tensors that they read. Without steps, `base` is copied or cast.
     """
 
-    slot: Slot
+    slot: TensorInfo
     base: Source | None
     steps: tuple[int, ...] = ()
     sources: tuple[Source, ...] = ()
@@ -86,13 +75,10 @@ class TensorPlan:
         """The unit of work: one matrix, or a flat run of elements."""
         if self.matrices:
             return self.slot.shape[-2:]
-        elements = 1
-        for size in self.slot.shape:
-            elements *= size
-        return (min(elements, PIECE_ELEMENTS),)
+        return (min(self.slot.elements, PIECE_ELEMENTS),)
 
     @property
-    def pieces(self) -> int:
+    def matrix_count(self) -> int:
         """The number of matrices, for a tensor that is worked on by matrices."""
         return self.slot.shape[0] if len(self.slot.shape) == 3 else 1
 
@@ -131,9 +117,8 @@ class Plan:
     def flops(self, tensor: TensorPlan) -> int:
         """Floating-point operations for one tensor, to first order."""
         if tensor.matrices:
-            return sum(op.flops(tensor.piece_shape) for op in self.ops(tensor)) * tensor.pieces
-        elements = tensor.slot.nbytes * 8 // tensor.slot.dtype.bits
-        return sum(op.flops((elements,)) for op in self.ops(tensor))
+            return sum(op.flops(tensor.piece_shape) for op in self.ops(tensor)) * tensor.matrix_count
+        return sum(op.flops((tensor.slot.elements,)) for op in self.ops(tensor))
 
     def memory(self, tensor: TensorPlan) -> int:
         """Bytes that a worker holds while it makes a tensor: the pieces of the inputs and of the result, as stored
@@ -141,9 +126,7 @@ class Plan:
         """
         if tensor.action == "copy":
             return COPY_BYTES
-        elements = 1
-        for size in tensor.piece_shape:
-            elements *= size
+        elements = prod(tensor.piece_shape)
         stored = sum(source.info.dtype.bits // 8 for source in tensor.inputs)
         wide = 2 if any(source.info.dtype.name == "F64" for source in tensor.inputs) else 1
         working = 4 * wide * len(tensor.inputs)
@@ -187,6 +170,3 @@ class Plan:
 
     def __hash__(self) -> int:
         return int(self.hash[:15], 16)
-
-
-COPY_BYTES = 1 << 20  # the buffer through which copied bytes are hashed

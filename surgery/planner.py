@@ -13,7 +13,7 @@ from surgery.dtypes import OUTPUT_DTYPES, DType
 from surgery.header import TensorInfo
 from surgery.layout import Entry, lay_out
 from surgery.ops.base import RESULT, Op
-from surgery.plan import Plan, Slot, Source, TensorPlan
+from surgery.plan import Plan, Source, TensorPlan
 from surgery.recipe import Recipe
 from surgery.select import Select, resolve
 
@@ -188,7 +188,7 @@ class _Planner:
             remarks=tuple(_told(text, names) for text, names in self.remarks.items()),
         )
 
-    def _tensor(self, draft: _Draft, slot: Slot) -> TensorPlan:
+    def _tensor(self, draft: _Draft, slot: TensorInfo) -> TensorPlan:
         ops = [self.recipe.steps[number] for number in draft.steps]
         roles = dict.fromkeys(role for op in ops for role in op.reads if role != RESULT)
         return TensorPlan(

@@ -15,8 +15,9 @@ from typing import Self
 from blake3 import blake3
 
 from surgery.errors import CheckpointError, OutputError, SurgeryError
+from surgery.header import TensorInfo
 from surgery.journal import Journal
-from surgery.plan import COPY_BYTES, Plan, Slot
+from surgery.plan import COPY_BYTES, Plan
 
 MANIFEST_FILE = "surgery.json"
 _NOT_IN_KERNEL = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
@@ -88,7 +89,7 @@ class Writer:
         """Digests of the tensors that are in place."""
         return self._journal.finished
 
-    def write(self, slot: Slot, offset: int, buffer: memoryview) -> None:
+    def write(self, slot: TensorInfo, offset: int, buffer: memoryview) -> None:
         """Put bytes at `offset` of a tensor."""
         position = slot.start + offset
         view = buffer.cast("B")
@@ -97,7 +98,7 @@ class Writer:
                 written = os.pwrite(self._fds[slot.file], view, position)
                 view, position = view[written:], position + written
 
-    def copy(self, slot: Slot, fd: int, position: int) -> None:
+    def copy(self, slot: TensorInfo, fd: int, position: int) -> None:
         """Copy a whole tensor from another file, inside the kernel where it can; reflinks where the disk can."""
         left, target = slot.nbytes, slot.start
         with writing(self.partial / slot.file):
@@ -107,12 +108,12 @@ class Writer:
                     raise CheckpointError(f"an input ends in the middle of `{slot.name}`; it was cut short meanwhile")
                 left, position, target = left - copied, position + copied, target + copied
 
-    def digest(self, slot: Slot) -> str:
+    def digest(self, slot: TensorInfo) -> str:
         """BLAKE3 of a tensor's bytes as they are in the file."""
         with writing(self.partial / slot.file):
             return region_digest(self._fds[slot.file], slot.start, slot.nbytes)
 
-    def finish(self, slot: Slot, digest: str) -> None:
+    def finish(self, slot: TensorInfo, digest: str) -> None:
         """Note that a tensor is complete."""
         with writing(self._journal.path):
             self._journal.record(slot.name, digest)
