@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 from importlib.metadata import entry_points
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from surgery.errors import SurgeryError
+from surgery.options import json_option, name_values, print_json
 
 if TYPE_CHECKING:
     from surgery.plan import Plan
@@ -49,23 +49,10 @@ class _Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    settings = {}
-    for value in values:
-        name, sign, text = value.partition("=")
-        if not sign or not name.strip():
-            raise click.BadParameter(f"found `{value}`; expected NAME=VALUE, such as `head=40%`")
-        if name.strip() in settings:
-            raise click.BadParameter(f"found `{name.strip()}` twice; give it one value")
-        settings[name.strip()] = text.strip()
-    return settings
-
-
 _set = click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", callback=_settings,
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", callback=name_values,
     help="Give a parameter of the recipe a value, or a key of its output: head=40%, output.dtype=float16.",
 )  # fmt: skip
-_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
 _workers = click.option(
     "--workers",
     type=click.IntRange(1, 1024),
@@ -95,7 +82,7 @@ def cli() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an existing OUT, once the new one is complete.")
 @click.option("--fresh", is_flag=True, help="Drop what an interrupted run left, and start over.")
 @click.option("--durable", is_flag=True, help="Wait until the disk holds everything (against power failures).")
-@_json
+@json_option
 def apply(
     recipe: str,
     models: tuple[str, ...],
@@ -126,7 +113,7 @@ def apply(
         click.echo("what is finished is kept: run the same command again to go on", err=True)
         raise
     if as_json:
-        _print_json({"out": str(applied.out), "resumed": applied.resumed, **_plan_json(applied.plan)})
+        print_json({"out": str(applied.out), "resumed": applied.resumed, **_plan_json(applied.plan)})
     else:
         print_applied(applied)
 
@@ -137,7 +124,7 @@ def apply(
 @_set
 @_workers
 @_memory
-@_json
+@json_option
 def plan(
     recipe: str,
     models: tuple[str, ...],
@@ -155,7 +142,7 @@ def plan(
     if memory is not None:
         made.check_memory(memory)
     if as_json:
-        _print_json({**_plan_json(made), "tensors": [_tensor_json(made, i) for i in range(len(made.tensors))]})
+        print_json({**_plan_json(made), "tensors": [_tensor_json(made, i) for i in range(len(made.tensors))]})
     else:
         print_plan(made, workers or default_workers())
 
@@ -163,7 +150,7 @@ def plan(
 @cli.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @_workers
-@_json
+@json_option
 def verify(out: Path, workers: int | None, as_json: bool) -> None:
     """Read OUT again and compare every tensor and file with its manifest."""
     from surgery import api
@@ -171,14 +158,14 @@ def verify(out: Path, workers: int | None, as_json: bool) -> None:
 
     verified = api.verify(out, workers=workers)
     if as_json:
-        _print_json({"out": str(out), "tensors": verified.tensors, "files": verified.files, "bytes": verified.nbytes})
+        print_json({"out": str(out), "tensors": verified.tensors, "files": verified.files, "bytes": verified.nbytes})
     else:
         print_verified(str(out), verified)
 
 
 @cli.command()
 @click.argument("model")
-@_json
+@json_option
 def inspect(model: str, as_json: bool) -> None:
     """Show the layers, groups, shapes, dtypes and size of MODEL."""
     from dataclasses import asdict
@@ -192,7 +179,7 @@ def inspect(model: str, as_json: bool) -> None:
         print_inspected(checkpoint)
         return
     anatomy = checkpoint.anatomy
-    _print_json(
+    print_json(
         {
             "model": checkpoint.source,
             "decoder": anatomy.decoder.prefix if anatomy.decoder else None,
@@ -206,7 +193,7 @@ def inspect(model: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-@_json
+@json_option
 def recipes(name: str | None, as_json: bool) -> None:
     """List the bundled recipes, or print the one called NAME."""
     from surgery import bundled
@@ -215,13 +202,13 @@ def recipes(name: str | None, as_json: bool) -> None:
     if name is not None:
         text = bundled.read(name)
         if as_json:
-            _print_json(load(name, {}).canonical())
+            print_json(load(name, {}).canonical())
         else:
             click.echo(text, nl=not text.endswith("\n"))
         return
     found = {known: load(known, {}) for known in bundled.names()}
     if as_json:
-        _print_json([{"name": known, "summary": recipe.summary} for known, recipe in found.items()])
+        print_json([{"name": known, "summary": recipe.summary} for known, recipe in found.items()])
         return
     width = max(map(len, found))
     for known, recipe in found.items():
@@ -233,7 +220,7 @@ def schema() -> None:
     """Print the JSON Schema of the recipe format."""
     from surgery import api
 
-    _print_json(api.schema())
+    print_json(api.schema())
 
 
 def _plan_json(made: Plan) -> dict[str, object]:
@@ -264,10 +251,6 @@ def _tensor_json(made: Plan, number: int) -> dict[str, object]:
         "memory": made.memory(tensor),
         "flops": made.flops(tensor),
     }
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def main() -> None:

@@ -1,0 +1,118 @@
+"""What an engine is: it holds one checkpoint at a time and turns prompts into completions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Literal, Self
+
+from evalkit.task import Conversation
+
+Prompt = str | Conversation  # plain text, or messages for the chat template
+Finish = Literal["stop", "length", "context"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint to be scored.
+
+    `name` is what the user typed, `digest` names its content (see `evalkit.digest`), `path` is the directory of
+    its files: None for a model that a server holds.
+    """
+
+    name: str
+    digest: str
+    path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are chosen: greedily at temperature 0; `stop` are texts that end an answer and are cut off."""
+
+    temperature: float = 0.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt and the seed of its own randomness: the answer depends on no other request of the batch."""
+
+    prompt: Prompt
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer, and how many tokens the prompt and the answer took.
+
+    `finish` is `stop` (the model ended it), `length` (`max_tokens` reached) or `context`: the model's context has no
+    room for the prompt and `max_tokens` more; nothing was generated.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """Of one given token: its log-probability (natural, in float32), and whether it was the likeliest."""
+
+    logprob: float
+    greedy: bool
+
+
+class Engine(ABC):
+    """Holds one model at a time. Use as a context manager, or call `close`.
+
+    Engines are made without work; whatever is slow or may fail happens in `load`.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def versions(self) -> Mapping[str, str]:
+        """What answers may depend on besides the settings: the engine's package and version. Starts nothing."""
+
+    @abstractmethod
+    def load(self, model: Model, context: int) -> None:
+        """Make `model` the one that answers, from here on.
+
+        `context` is how many tokens a prompt and its answer may need, as far as is known; engines that reserve
+        memory for it take the smaller of this and what the model can. Raises EngineError.
+        """
+
+    @abstractmethod
+    def count(self, prompt: Prompt) -> int:
+        """Tokens of the prompt for the loaded model. Raises EngineError where the engine cannot tell."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """Answer all requests as one batch, and yield each answer with its request's number as it is finished.
+
+        Requests without room (`finish == "context"`) come first. Raises EngineError.
+        """
+
+    @abstractmethod
+    def score(self, prompts: Sequence[tuple[Prompt, str]], end: bool) -> Iterator[tuple[int, list[TokenScore]]]:
+        """Score given answers token by token; with `end`, the token that ends an answer belongs to it.
+
+        Yields (number of the pair, scores of the answer's tokens). Raises EngineError.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back memory and processes. The engine is not used again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

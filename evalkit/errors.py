@@ -1,0 +1,25 @@
+"""Every error that `evalkit` raises on purpose, besides those of `surgery`.
+
+    SurgeryError
+    ├── TaskError     (ValueError)    a task, its parameters or its data are wrong
+    ├── EngineError   (RuntimeError)  an engine cannot be had, cannot take a model or a prompt, or has died
+    └── ResultsError  (OSError)       results cannot be read or written
+
+A message says what was found, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+from surgery.errors import SurgeryError
+
+
+class TaskError(SurgeryError, ValueError):
+    """There is no such task, or its parameters, splits or data are wrong."""
+
+
+class EngineError(SurgeryError, RuntimeError):
+    """An engine is not installed, refuses a model, a prompt or an option, or has died."""
+
+
+class ResultsError(SurgeryError, OSError):
+    """The results' directory cannot be read or written, or another run is writing there."""

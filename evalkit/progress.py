@@ -1,0 +1,37 @@
+"""Who wants to know how far an evaluation is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told from one thread, in the order in which things happen."""
+
+    def model(self, name: str, total: int, reused: int) -> None:
+        """A model's turn: so many episodes and losses in all, so many of them known from an earlier run."""
+
+    def turn(self, number: int, live: int) -> None:
+        """Turn `number`, from 1, begins with so many live episodes."""
+
+    def finished(self, tokens: int) -> None:
+        """An episode or a loss is done; so many tokens were generated or scored for it."""
+
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
+
+
+class Silence:
+    """Tells nobody."""
+
+    def model(self, name: str, total: int, reused: int) -> None:
+        """Nothing."""
+
+    def turn(self, number: int, live: int) -> None:
+        """Nothing."""
+
+    def finished(self, tokens: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""

@@ -1,0 +1,165 @@
+"""Scores models one after the other in one engine, and keeps what is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from blake3 import blake3
+
+from evalkit.digest import DIGEST, checkpoint_digest
+from evalkit.engines import make_engine
+from evalkit.engines.base import Model
+from evalkit.errors import EngineError, TaskError
+from evalkit.evaluation import Evaluation
+from evalkit.journal import Journal
+from evalkit.progress import Progress, Silence
+from evalkit.rendering import Renderer
+from evalkit.run import losses, play
+from evalkit.samples import Loss, Sample
+from evalkit.store import DIGESTS, Store
+from evalkit.task import Example
+from surgery.checkpoint import open_checkpoint
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model did on the evaluation's examples, in their order; `generated` counts what this run added."""
+
+    model: Model
+    samples: tuple[Sample, ...]
+    losses: tuple[Loss, ...]
+    generated: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A model, and where its results go."""
+
+    model: Model
+    answers: Journal
+    losses: Journal | None
+    examples: Sequence[Example]
+
+    @property
+    def unanswered(self) -> list[Example]:
+        return [example for example in self.examples if self.answers.get(_id(example)) is None]
+
+    @property
+    def unscored(self) -> list[Example]:
+        return [] if self.losses is None else [e for e in self.examples if self.losses.get(_id(e)) is None]
+
+    @property
+    def missing(self) -> int:
+        return len(self.unanswered) + len(self.unscored)
+
+
+class Scorer:
+    """An evaluation, its results' directory, and one engine, which starts with the first thing that is to be done.
+
+    Models may be scored in several calls; the engine goes on. Use as a context manager. Raises what
+    `evalkit.evaluate` does.
+    """
+
+    def __init__(self, evaluation: Evaluation, out: Path, progress: Progress | None = None) -> None:
+        self.evaluation = evaluation
+        self._out = out
+        self._progress = progress or Silence()
+        self._engine = make_engine(evaluation.engine, evaluation.options, evaluation.chat_template)
+        versions = self._engine.versions()
+        self.answers = Store(out, evaluation.settings("answers", versions))
+        self._losses = Store(out, evaluation.settings("losses", versions)) if evaluation.loss else None
+
+    def score(self, sources: Sequence[str | Path]) -> list[Scored]:
+        """Score models, given as directories, hub ids, or a server's names for them.
+
+        All are opened and checked before the first is asked anything.
+        """
+        with ExitStack() as stack:
+            works: dict[str, _Work] = {}
+            named = {}
+            for model in self._models(sources):
+                if model.digest not in works:  # two names may stand for the same content
+                    works[model.digest] = self._work(stack, model)
+                named[model.name] = replace(works[model.digest], model=model)
+            for work in works.values():
+                self._check(work)
+            return [self._scored(work) for work in named.values()]
+
+    def _models(self, sources: Sequence[str | Path]) -> list[Model]:
+        names = [str(source) for source in sources]
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise TaskError(f"found the model `{twice}` twice; name each once")
+        return [self._model(name) for name in names]
+
+    def _model(self, name: str) -> Model:
+        if self.evaluation.engine.startswith("openai:"):  # what lies behind a name there cannot be known
+            return Model(name, blake3(name.encode()).hexdigest()[:DIGEST], None)
+        checkpoint = open_checkpoint(name)
+        if not checkpoint.is_directory:
+            raise EngineError(f"`{name}` is a single file; give the directory with its `config.json` and tokenizer")
+        return Model(name, checkpoint_digest(checkpoint, self._out / DIGESTS), checkpoint.root)
+
+    def _work(self, stack: ExitStack, model: Model) -> _Work:
+        answers = stack.enter_context(self.answers.open(model))
+        scored = stack.enter_context(self._losses.open(model)) if self._losses else None
+        return _Work(model, answers, scored, self.evaluation.examples)
+
+    def _check(self, work: _Work) -> None:
+        """Find out now whether prompts can be rendered, not when other models have been scored for an hour."""
+        if work.missing and work.model.path is not None:
+            renderer = Renderer(work.model, self.evaluation.chat_template)
+            renderer.tokens(self.evaluation.asking.prompt(self.evaluation.examples[0]))
+
+    def _scored(self, work: _Work) -> Scored:
+        evaluation, model, progress = self.evaluation, work.model, self._progress
+        missing = work.missing
+        total = len(work.examples) * (1 if work.losses is None else 2)
+        progress.model(model.name, total, total - missing)
+        if missing:
+            self._engine.load(model, evaluation.context)
+            self._answer(work)
+            self._score_references(work)
+        return Scored(
+            model,
+            tuple(Sample.from_json(work.answers.rows[_id(e)]) for e in work.examples),
+            tuple(Loss.from_json(work.losses.rows[_id(e)]) for e in work.examples) if work.losses else (),
+            missing,
+        )
+
+    def _answer(self, work: _Work) -> None:
+        evaluation = self.evaluation
+        for sample in play(
+            evaluation.asking, work.unanswered, self._engine, work.model.name,
+            evaluation.sampling, evaluation.attempts, evaluation.seed, self._progress,
+        ):  # fmt: skip
+            work.answers.put(f"{sample.split}/{sample.index}", sample.json())
+            self._progress.finished(sample.tokens)
+
+    def _score_references(self, work: _Work) -> None:
+        if work.losses is None or not work.unscored:
+            return
+        for loss in losses(self.evaluation.asking, work.unscored, self._engine, work.model.name):
+            work.losses.put(f"{loss.split}/{loss.index}", loss.json())
+            self._progress.finished(loss.tokens)
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _id(example: Example) -> str:
+    return f"{example.split}/{example.index}"
