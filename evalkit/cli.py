@@ -81,11 +81,12 @@ def evaluate(
     """
     from evalkit import api
     from evalkit.console import Progress, print_report
+    from evalkit.evaluation import SPLITS
 
     try:
         with Progress() as progress:
             report = api.evaluate(
-                task, models, out, settings=settings, splits=splits or None, n=n, seed=seed, part=part,
+                task, models, out, settings=settings, splits=splits or SPLITS, n=n, seed=seed, part=part,
                 attempts=attempts, temperature=temperature, max_tokens=max_tokens, prompt=prompt, chat=chat,
                 chat_template=chat_template, loss=loss, engine=engine, engine_options=engine_options,
                 progress=progress,

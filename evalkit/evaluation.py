@@ -15,6 +15,7 @@ from evalkit.run import Asking
 from evalkit.settings import Kind, Settings
 from evalkit.task import TEST, Example, Task
 
+SPLITS = ("id", "ood")
 EPISODES = 234  # a split, as in the paper's evaluation (arXiv 2509.12235)
 RETRY = 300  # bytes that a retry message and the template's marks may take
 
@@ -36,7 +37,7 @@ class Evaluation:
     task: Task
     engine: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    splits: tuple[str, ...] = ("id", "ood")
+    splits: tuple[str, ...] = SPLITS
     n: int = EPISODES
     seed: int = 0
     part: str = TEST

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evalkit.engines.base import Model, Prompt
 from evalkit.errors import EngineError
+from surgery.wording import quoted
 
 # Keys under which configurations tell how many positions a model has, the nested ones of multimodal models included.
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 _TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+_TEMPLATE_ADVICE = "give one with `--chat-template FILE`, or send the prompts as plain text with `--no-chat`"
 
 
 class Renderer:
     """The tokenizer of a checkpoint, with the chat template in force.
 
-    Local engines share it, so that each gives a model the same tokens. `chat_template` replaces the tokenizer's own.
+    Local engines share it, so that each gives a model the same tokens. `chat_template` replaces the tokenizer's own;
+    it may also be the name of one, where the tokenizer has several. The text of special tokens in a prompt or an
+    answer becomes those tokens, as everywhere with these tokenizers: templates are built on it.
     Raises EngineError where the checkpoint has no tokenizer.
     """
 
@@ -28,63 +32,115 @@ class Renderer:
         assert model.path is not None
         self.name = model.name
         _check_tokenizer(model.name, model.path)
+        self.config = _json(model.path / "config.json")
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(model.path)
+            # without `trust_remote_code` set, a checkpoint that brings code would have the user asked on the terminal
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                model.path, trust_remote_code=False, local_files_only=True
+            )
         except Exception as error:  # a broken file raises whatever its parser raises
             raise EngineError(
                 f"`{model.name}`: its tokenizer cannot be loaded ({_short(error)}); copy the tokenizer files of the "
                 "model it was made from"
             ) from error
         self._template = chat_template
-        self.config = _json(model.path / "config.json")
+        self._start, self._extra = _frame(self.tokenizer)
         self.end: int | None = self.tokenizer.eos_token_id
-        self.stops = _stops(self.config, _json(model.path / "generation_config.json"), self.end)
+        self.stops = _stops(self._configs(), _json(model.path / "generation_config.json"), self.end)
 
     @property
     def context(self) -> int | None:
         """The number of positions that the model has, where its configuration tells."""
-        for config in (self.config, *(self.config.get(key) for key in _TEXT_CONFIGS)):
-            if isinstance(config, dict):
-                found = [config[key] for key in _CONTEXT if isinstance(config.get(key), int)]
-                if found:
-                    return int(found[0])
+        for config in self._configs():
+            found = [config[key] for key in _CONTEXT if isinstance(config.get(key), int)]
+            if found:
+                return max(int(found[0]), _stretched(config))
         return None
 
     def tokens(self, prompt: Prompt) -> list[int]:
-        """Token ids of plain text (with the tokenizer's own first token), or of messages by the chat template."""
-        if isinstance(prompt, str):
-            ids: list[int] = self.tokenizer(prompt)["input_ids"]
-            return _without_end(ids, self.end)
-        if self._template is None and self.tokenizer.chat_template is None:
-            raise EngineError(
-                f"`{self.name}` has no chat template; give one with `--chat-template FILE`, or send the prompts as "
-                "plain text with `--no-chat`"
-            )
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                list(prompt), chat_template=self._template, add_generation_prompt=True, return_dict=False
-            )
-        except Exception as error:  # templates are programs: they raise what they like
-            raise EngineError(
-                f"`{self.name}`: its chat template fails ({_short(error)}); give another with `--chat-template FILE`"
-            ) from error
-        return list(rendered)
+        """Token ids of plain text, with the tokenizer's own first token, or of messages by the chat template.
+
+        Never empty: for an empty text, the token that begins or else ends texts stands in, as in lm-evaluation-harness.
+        Raises EngineError where there is no such token, no template, or the template fails.
+        """
+        ids = self._plain(prompt) if isinstance(prompt, str) else self._chat([dict(message) for message in prompt])
+        if not ids:
+            raise EngineError(f"`{self.name}`: a prompt has no tokens; send one that has text")
+        return ids
 
     def answer(self, text: str, end: bool) -> list[int]:
         """Token ids of an answer as it follows a prompt; with `end`, the token that ends it as well."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if end and self.end is None:
-            raise EngineError(f"`{self.name}`: its tokenizer has no end-of-sequence token; set `eos_token` in it")
-        return [*ids, self.end] if end and self.end is not None else ids
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return [*ids, *self._end(end)]
+
+    def pair(self, prompt: Prompt, answer: str, end: bool) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt and of the answer that is to be scored after it.
+
+        After messages the two are tokenised apart, since that is how a model that answers goes on. After plain text
+        they are tokenised as one text and cut where the prompt's own tokens end, since a continuation may begin in
+        the middle of a line, where some tokenizers (SentencePiece's) would put a space before it; where a token
+        reaches over the border, they too are tokenised apart.
+        """
+        first = self.tokens(prompt)
+        if isinstance(prompt, str) and prompt and answer:
+            whole = self._plain(prompt + answer)
+            if len(whole) > len(first) and whole[: len(first)] == first:
+                return first, [*whole[len(first) :], *self._end(end)]
+        return first, self.answer(answer, end)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated tokens, without special ones."""
-        decoded: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        # the clean-up that old tokenizers ask for takes the space before a full stop out of the answer
+        decoded: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return decoded
 
     def room(self, prompt_tokens: int, new_tokens: int) -> bool:
         """Whether the model has positions for the prompt and as many new tokens."""
         return self.context is None or prompt_tokens + new_tokens <= self.context
+
+    def _plain(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+        if self._extra:  # some tokenizers (T5's) end every text; a prompt goes on
+            ids = ids[: -self._extra]
+        n = len(self._start)
+        if n and ids[n : 2 * n] == self._start:  # the text has its first token already, from a template
+            ids = ids[n:]
+        stand_in = [id_ for id_ in (self.tokenizer.bos_token_id, self.end) if id_ is not None]
+        return ids or stand_in[:1]
+
+    def _chat(self, messages: list[dict[str, str]]) -> list[int]:
+        own = self.tokenizer.chat_template
+        if self._template is None and not own:
+            raise EngineError(f"`{self.name}` has no chat template; {_TEMPLATE_ADVICE}")
+        if self._template is None and isinstance(own, dict) and "default" not in own:
+            raise EngineError(
+                f"`{self.name}` has several chat templates ({quoted(own)}) and none called `default`; "
+                f"{_TEMPLATE_ADVICE}"
+            )
+        try:
+            # text that a template gave has its special tokens, the first one included: none are added
+            rendered = self.tokenizer.apply_chat_template(
+                messages, chat_template=self._template, add_generation_prompt=True, return_dict=False
+            )
+        except Exception as error:  # templates are programs: they raise what they like
+            whose = "its chat template" if self._template is None else "the chat template given"
+            raise EngineError(
+                f"`{self.name}`: {whose} fails ({_short(error)}); {_TEMPLATE_ADVICE.replace('one', 'another', 1)}"
+            ) from error
+        return list(rendered)
+
+    def _end(self, wanted: bool) -> list[int]:
+        if not wanted:
+            return []
+        if self.end is None:
+            raise EngineError(f"`{self.name}`: its tokenizer has no end-of-sequence token; set `eos_token` in it")
+        return [self.end]
+
+    def _configs(self) -> Iterator[Mapping[str, Any]]:
+        """The configuration and those of the language model inside it."""
+        for config in (self.config, *(self.config.get(key) for key in _TEXT_CONFIGS)):
+            if isinstance(config, Mapping):
+                yield config
 
 
 def _check_tokenizer(name: str, path: Path) -> None:
@@ -98,16 +154,30 @@ def _check_tokenizer(name: str, path: Path) -> None:
         )
 
 
-def _without_end(ids: list[int], end: int | None) -> list[int]:
-    """Some tokenizers (T5's) end every text; a prompt goes on."""
-    return ids[:-1] if len(ids) > 1 and ids[-1] == end else ids
+def _frame(tokenizer: Any) -> tuple[list[int], int]:
+    """The tokens that a tokenizer puts before every text, and how many it puts after; found on a letter."""
+    inner = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a")["input_ids"]
+    for i in range(len(framed) - len(inner) + 1):
+        if inner and framed[i : i + len(inner)] == inner:
+            return framed[:i], len(framed) - i - len(inner)
+    return [], 0
 
 
-def _stops(config: Mapping[str, Any], generation: Mapping[str, Any], end: int | None) -> tuple[int, ...]:
+def _stops(configs: Iterator[Mapping[str, Any]], generation: Mapping[str, Any], end: int | None) -> tuple[int, ...]:
     """The tokens that end an answer, of all the places that may name them."""
-    named = [generation.get("eos_token_id"), config.get("eos_token_id"), end]
+    named = [generation.get("eos_token_id"), *(config.get("eos_token_id") for config in configs), end]
     flat = [id_ for value in named for id_ in (value if isinstance(value, list) else [value])]
     return tuple(sorted({id_ for id_ in flat if isinstance(id_, int)}))
+
+
+def _stretched(config: Mapping[str, Any]) -> int:
+    """The positions that YaRN's rotary embeddings give, which may be more than the configuration's number of them."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type")) != "yarn":
+        return 0
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+    return int(factor * original) if isinstance(factor, int | float) and isinstance(original, int) else 0
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -22,18 +22,9 @@ from evalkit.rendering import Renderer
 from evalkit.run import losses, play
 from evalkit.samples import Loss, Sample
 from evalkit.store import DIGESTS, Store
+from evalkit.summary import Scored
 from evalkit.task import Example
 from surgery.checkpoint import open_checkpoint
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a model did on the evaluation's examples, in their order; `generated` counts what this run added."""
-
-    model: Model
-    samples: tuple[Sample, ...]
-    losses: tuple[Loss, ...]
-    generated: int
 
 
 @dataclass(frozen=True)

@@ -155,9 +155,10 @@ class Task(BaseModel):
             if data is None or question is None or question in found or part_of(self.name, self.key(data)) != part:
                 misses += 1
                 if misses == MISSES:
+                    has = f"no more than {len(found)} examples; ask for at most that many (`--n {len(found)}`)"
                     raise TaskError(
-                        f"{self.name}: the part `{part}` of the split `{split}` has no more than {len(found)} "
-                        f"examples; ask for at most that many (`--n {len(found)}`)"
+                        f"{self.name}: the part `{part}` of the split `{split}` has "
+                        + (has if found else "no examples; choose other parameters, or another part")
                     )
                 continue
             misses = 0

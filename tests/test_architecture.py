@@ -18,6 +18,13 @@ ORDER = ["surgery", "evalkit", "trainers"]  # each may import those to its left
 PACKAGES = [name for name in ORDER if (ROOT / name).is_dir()]
 TENSOR_FILES = {"surgery.compute", "surgery.dtypes", "surgery.executor"}  # and everything below surgery.spectral
 HEAVY = {"numpy", "pydantic", "ray", "rich", "ruamel", "safetensors", "scipy", "torch", "transformers", "trl", "vllm"}
+HEAVY |= {"jinja2", "lm_eval", "openai", "regex"}
+ONE_FILE = {  # packages that a single module of evalkit imports, or a file and what is below it
+    "vllm": "evalkit.engines.vllm",
+    "openai": "evalkit.engines.openai",
+    "lm_eval": "evalkit.harness",
+    "jinja2": "evalkit.prompt_template",
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +70,22 @@ def test_torch_only_where_tensors_are_touched(graph: grimp.ImportGraph) -> None:
 
 
 def test_only_the_command_line_talks_to_people(graph: grimp.ImportGraph) -> None:
-    """In `surgery`, click and rich are imported by `cli` and `console` alone."""
+    """click and rich are imported by each package's `cli` and `console` alone, and by the options that they share."""
     found = importers(graph, "click") | importers(graph, "rich")
-    assert {module for module in found if module.startswith("surgery.")} == {"surgery.cli", "surgery.console"}
+    assert {module.split(".", 1)[1] for module in found} == {"cli", "console", "options"}
+
+
+@pytest.mark.parametrize(("package", "module"), ONE_FILE.items())
+def test_each_library_has_its_file(graph: grimp.ImportGraph, package: str, module: str) -> None:
+    """What an engine, or another thing with a file of its own, is built on is imported there and nowhere else."""
+    assert importers(graph, package) == {module}
+
+
+def test_evalkit_touches_tensors_in_engines_only(graph: grimp.ImportGraph) -> None:
+    """In `evalkit`, torch and transformers are for the engines and for rendering prompts."""
+    found = {module for name in ("torch", "transformers") for module in importers(graph, name)}
+    found = {module for module in found if module.startswith("evalkit.")}
+    assert {module for module in found if not module.startswith("evalkit.engines.")} == {"evalkit.rendering"}
 
 
 @pytest.mark.parametrize(

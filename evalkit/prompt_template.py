@@ -1,0 +1,108 @@
+"""A prompt of the user's own, as a Jinja template over an example's data (`--prompt FILE`).
+
+Templates come from other people's repositories as often as from the user: they run in Jinja's sandbox, and what they
+can cost is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import TaskError
+from surgery.wording import quoted
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_TEMPLATE = 1_000_000  # bytes
+MAX_OUTPUT = 1_000_000  # characters; a longer prompt fits no model's context
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A template's text; `origin` is the file it comes from, for messages."""
+
+    text: str
+    origin: str = field(default="the prompt template", compare=False)
+
+    def render(self, data: Mapping[str, Any]) -> str:
+        """The prompt of one example, whose data are the template's variables.
+
+        Raises TaskError for a variable that the data lack, for whatever else fails in the template, and where the
+        prompt grows beyond a million characters.
+        """
+        from jinja2 import TemplateError, UndefinedError
+
+        pieces: list[str] = []
+        length = 0
+        try:
+            for piece in self._template.generate(dict(data)):
+                pieces.append(piece)
+                length += len(piece)
+                if length > MAX_OUTPUT:
+                    break
+        except UndefinedError as error:
+            raise TaskError(f"{self.origin}: {error.message}; the variables are {quoted(data)}") from error
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise TaskError(f"{self.origin}: cannot render an example: {type(error).__name__}: {error}") from error
+        if length > MAX_OUTPUT:
+            raise TaskError(f"{self.origin}: a prompt grows beyond {MAX_OUTPUT:,} characters; look for a loop in it")
+        return "".join(pieces)
+
+    @cached_property
+    def _template(self) -> Template:
+        return _environment().from_string(self.text)
+
+
+def load_prompt(path: Path) -> PromptTemplate:
+    """Read a template. Raises TaskError where the file cannot be read or is no template, with the line."""
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise TaskError(f"cannot read the prompt template `{path}`: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TaskError(
+            f"the prompt template `{path}` is not UTF-8 (byte {error.start + 1}); save it as UTF-8"
+        ) from error
+    if len(content) > MAX_TEMPLATE:
+        raise TaskError(f"the prompt template `{path}` has {len(content):,} bytes; at most {MAX_TEMPLATE:,} are taken")
+    template = PromptTemplate(text, str(path))
+    try:
+        _ = template._template
+    except TemplateSyntaxError as error:
+        raise TaskError(f"{path}:{error.lineno}: not a Jinja template: {error.message}") from error
+    except (RecursionError, MemoryError) as error:
+        raise TaskError(f"{path}: not a Jinja template: it nests too deeply") from error
+    return template
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Bounded(ImmutableSandboxedEnvironment):
+        """A sandbox whose operators do not make much of little: `(9 ** 9) ** 999999`, `"a" * 9999999999`."""
+
+        intercepted_binops = frozenset({"**", "*", "%"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if not all(isinstance(each, int | float) and abs(each) < 2**64 for each in (left, right)):
+                raise TypeError(f"`{operator}` takes numbers below 2**64")
+            if operator == "**" and abs(right) > 64:
+                raise ValueError("`**` takes exponents up to 64")
+            return super().call_binop(context, operator, left, right)
+
+    # `keep_trailing_newline` stays off: editors end a file with a newline that no prompt means.
+    environment = Bounded(undefined=StrictUndefined, autoescape=False)
+    for name in ("random", "center", "format"):  # the first gives other prompts each time, the others pad without end
+        del environment.filters[name]
+    del environment.globals["lipsum"]  # random text
+    return environment

@@ -1,0 +1,207 @@
+"""Never twice, never lost: what is kept, what is done again, and what is refused before anything is asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import evalkit.scorer
+from evalkit.engines.base import Prompt
+from evalkit.errors import EngineError, TaskError
+from evalkit.evaluation import Evaluation
+from evalkit.scorer import Scored, Scorer
+from surgery.errors import CheckpointError
+from tests.evalkit.fake_engine import FakeEngine, text
+from tests.evalkit.sums import Sums
+from tests.tiny_models import save_tiny
+
+EVALUATION = Evaluation(Sums(), "fake", n=5, attempts=2, loss=True)
+
+Fake = Callable[..., FakeEngine]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with tokenizer and chat template."""
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def models(tiny: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Two checkpoints that differ in one weight."""
+    a, b = (Path(shutil.copytree(tiny, tmp_path / name)) for name in "ab")
+    change(b)
+    return a, b
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """Makes the engine that the next scorer gets; by default `a` is always right and other models never are."""
+
+    def make(**options: int) -> FakeEngine:
+        engine = FakeEngine(answer, **options)
+        monkeypatch.setattr(evalkit.scorer, "make_engine", lambda *_: engine)
+        return engine
+
+    return make
+
+
+def answer(model: str, prompt: Prompt) -> str:
+    a, b = map(int, re.findall(r"[0-9]+", text(prompt))[:2])
+    return str(a + b) if model.endswith("a") else "0"
+
+
+def change(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"] = weights["model.norm.weight"] + 1
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def score(out: Path, *models: Path, evaluation: Evaluation = EVALUATION) -> list[Scored]:
+    with Scorer(evaluation, out) as scorer:
+        return scorer.score(models)
+
+
+def asked(engine: FakeEngine) -> int:
+    return sum(map(len, engine.batches))
+
+
+def test_scores(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """Each model answers each example of both splits, in one engine, which is closed in the end."""
+    engine = fake()
+    a, b = score(tmp_path / "out", *models)
+    assert [model.name for model in engine.loaded] == [str(models[0]), str(models[1])]
+    assert [(s.split, s.index) for s in a.samples] == [(split, i) for split in ("id", "ood") for i in range(5)]
+    assert all(sample.correct for sample in a.samples)
+    assert not any(sample.correct for sample in b.samples)
+    assert [len(batch) for batch in engine.batches] == [10, 10, 10]
+    assert len(a.losses) == 10
+    assert len(engine.scored) == 20
+    assert a.generated == b.generated == 20
+    assert engine.closed
+
+
+def test_finished_work_costs_nothing(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """The second time no model is loaded, nothing is asked, and the results are the same."""
+    fake()
+    before = score(tmp_path / "out", *models)
+    engine = fake()
+    after = score(tmp_path / "out", *models)
+    assert engine.loaded == []
+    assert asked(engine) == 0
+    assert [s.samples for s in after] == [s.samples for s in before]
+    assert [s.losses for s in after] == [s.losses for s in before]
+    assert [s.generated for s in after] == [0, 0]
+
+
+@pytest.mark.parametrize("die_after", range(1, 30, 4))
+def test_a_run_that_dies_goes_on(models: tuple[Path, Path], fake: Fake, tmp_path: Path, die_after: int) -> None:
+    """Wherever the engine breaks, what was finished is not asked again, and the outcome is that of one run."""
+    fake()
+    whole = score(tmp_path / "whole", *models)
+    broken = fake(die_after=die_after)
+    with pytest.raises(RuntimeError):
+        score(tmp_path / "out", *models)
+    kept = sum(path.read_bytes().count(b"\n") for path in (tmp_path / "out").rglob("samples.jsonl"))
+    resumed = fake()
+    again = score(tmp_path / "out", *models)
+    assert broken.closed
+    # `a` needs one answer an episode, `b` two: an answer is finished work when its episode is
+    assert kept == (die_after if die_after <= 10 else 10 + max(0, die_after - 20))
+    assert asked(resumed) == 30 - (die_after if die_after <= 10 else 10 + 2 * max(0, die_after - 20))
+    assert [s.samples for s in again] == [s.samples for s in whole]
+
+
+def test_a_changed_checkpoint_is_scored_anew(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """New weights under the old path get results of their own; the old weights still have theirs."""
+    a, b = models
+    fake()
+    score(tmp_path / "out", a)
+    shutil.copy(b / "model.safetensors", a / "model.safetensors")
+    engine = fake()
+    score(tmp_path / "out", a)
+    assert asked(engine) == 10
+
+
+def test_a_renamed_checkpoint_is_not(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """The same content elsewhere is known, within a run as well as between runs; a report uses the new name."""
+    a, _ = models
+    other = Path(shutil.copytree(a, tmp_path / "other-a"))
+    engine = fake()
+    both = score(tmp_path / "out", a, other)
+    assert asked(engine) == 10
+    assert [scored.model.name for scored in both] == [str(a), str(other)]
+    assert [scored.generated for scored in both] == [20, 0]
+
+
+def test_more_examples_add_to_the_first(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """A larger n asks only for what is new; another split likewise."""
+    fake()
+    score(tmp_path / "out", models[0])
+    engine = fake()
+    more = Evaluation(Sums(), "fake", n=8, attempts=2)
+    assert len(score(tmp_path / "out", models[0], evaluation=more)[0].samples) == 16
+    assert asked(engine) == 6
+
+
+def test_the_engine_goes_on(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """Models may come in several calls of one scorer."""
+    engine = fake()
+    with Scorer(EVALUATION, tmp_path / "out") as scorer:
+        scorer.score([models[0]])
+        assert not engine.closed
+        scorer.score([models[1]])
+    assert len(engine.loaded) == 2
+
+
+def test_samples_are_lines_of_json(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """A line names task, split, index, model, prompt, completions, grades, reward and whether it was correct."""
+    fake()
+    score(tmp_path / "out", models[1])
+    (path,) = (tmp_path / "out").rglob("samples.jsonl")
+    first = json.loads(path.read_text().splitlines()[0])
+    assert {"id", "task", "split", "index", "model", "prompt", "completions", "grades", "reward", "correct"} <= set(
+        first
+    )
+    assert first["completions"] == ["0", "0"]
+    assert first["grades"][1]["kind"] == "wrong value"
+
+
+def test_refusals_come_first(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """Whatever is wrong with the last model is said before the first is asked."""
+    a, b = models
+    (b / "tokenizer.json").unlink()
+    engine = fake()
+    with pytest.raises(EngineError, match="has no tokenizer"):
+        score(tmp_path / "out", a, b)
+    with pytest.raises(TaskError, match="twice"):
+        score(tmp_path / "out", a, a)
+    with pytest.raises(EngineError, match="single file; give the directory"):
+        score(tmp_path / "out", a, b / "model.safetensors")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        score(tmp_path / "out", a, tmp_path / "nowhere")
+    assert engine.loaded == []
+
+
+def test_no_chat_template(tiny: Path, fake: Fake, tmp_path: Path) -> None:
+    """A checkpoint without chat template is refused with both ways out; as plain text it is scored."""
+    plain = save_tiny(tmp_path / "a", chat_template=None)
+    fake()
+    with pytest.raises(EngineError, match=r"no chat template; .*--chat-template FILE.*--no-chat"):
+        score(tmp_path / "out", tiny, plain)
+    done = score(tmp_path / "out", plain, evaluation=Evaluation(Sums(), "fake", n=2, chat=False))
+    assert all(sample.correct for sample in done[0].samples)
+
+
+@pytest.mark.parametrize("values", [{"n": 0}, {"attempts": 0}, {"splits": ("id", "id")}])
+def test_settings_without_sense(values: dict[str, int]) -> None:
+    """Nothing is asked zero times or twice."""
+    with pytest.raises(TaskError, match="found"):
+        Evaluation(Sums(), "fake", **values)  # type: ignore[arg-type]
