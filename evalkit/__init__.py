@@ -1,7 +1,7 @@
 """Scores checkpoints in and out of distribution, many at a time.
 
-`evaluate` is the command line's verb. A task of one's own is a subclass of `Task` that gives `Grade`s; an `Evaluation` and
-a `Scorer` are for programs that score models as they come.
+`evaluate` is the command line's verb. A task of one's own is a subclass of `Task` that gives `Grade`s; an `Evaluation`
+and a `Scorer` are for programs that score models as they come.
 """
 
 from __future__ import annotations

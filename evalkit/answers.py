@@ -29,22 +29,26 @@ def find_object(answer: str, key: str) -> dict[str, Any] | str:
     """The last JSON object of an answer that has the key; or a sentence that says why there is none.
 
     Prose, code fences and other objects around it are passed over. The object itself is JSON to the letter: no
-    comments, single quotes, NaN or Infinity. Only the last `SEARCHED` characters and `CANDIDATES` braces are tried.
+    comments, single quotes, NaN or Infinity. Of objects within each other, the outermost with the key counts. Only the
+    last `SEARCHED` characters and `CANDIDATES` braces are tried.
     """
     text = answer[-SEARCHED:]
     text = text[: text.rfind("}") + 1]
-    start = len(text)
+    start, last_end = len(text), 0
+    last: dict[str, Any] | None = None
     for _ in range(CANDIDATES):
         start = text.rfind("{", 0, start)
         if start < 0 or text.count("[", start) > BRACKETS:
             break
         try:
-            found, _end = _DECODER.raw_decode(text, start)
+            found, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
-        if key in found:
-            return found if type(found) is dict else "The JSON object has a key twice, so it is unclear what is meant."
-    return f"The answer holds no valid JSON object with the key `{key}`."
+        if key in found and end > last_end:
+            last, last_end = found, end
+    if last is None:
+        return f"The answer holds no valid JSON object with the key `{key}`."
+    return "The JSON object has a key twice, so it is unclear what is meant." if isinstance(last, _Repeating) else last
 
 
 def grade_integer(answer: str, key: str, truth: int, legal: range) -> Grade:

@@ -18,14 +18,21 @@ def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
+def _text(_: click.Context, __: click.Parameter, path: Path | None) -> str | None:
+    try:
+        return None if path is None else path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"cannot read `{path}`: {error}") from error
+
+
 @click.command()
 @click.argument("task")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results are kept."
 )
-@click.option("--split", "splits", multiple=True, help="Splits to score; may be repeated. Default: id and ood.")
-@click.option("--n", type=click.IntRange(1), default=234, show_default=True, help="Examples of each split.")
+@click.option("--split", "splits", multiple=True, help="A split to score; may be repeated. Default: the task's.")
+@click.option("--n", type=click.IntRange(1), help="Examples of each split. Default: the task's.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the examples and of sampling.")
 @click.option(
     "--part",
@@ -39,7 +46,10 @@ def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("--max-tokens", type=click.IntRange(1), help="Of one answer. Default: the task's.")
 @click.option("--prompt", type=click.Path(path_type=Path), metavar="FILE", help="A Jinja template for the question.")
 @click.option("--chat/--no-chat", default=True, show_default=True, help="Chat template, or plain text.")
-@click.option("--chat-template", type=click.Path(path_type=Path), metavar="FILE", help="One for all models.")
+@click.option(
+    "--chat-template", type=click.Path(path_type=Path), metavar="FILE", callback=_text,
+    help="A Jinja chat template for all models.",
+)  # fmt: skip
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", callback=name_values,
     help="Give a parameter of the task a value: cards=5, target=36.",
@@ -58,7 +68,7 @@ def evaluate(
     models: tuple[str, ...],
     out: Path,
     splits: tuple[str, ...],
-    n: int,
+    n: int | None,
     seed: int,
     part: str,
     attempts: int | None,
@@ -66,7 +76,7 @@ def evaluate(
     max_tokens: int | None,
     prompt: Path | None,
     chat: bool,
-    chat_template: Path | None,
+    chat_template: str | None,
     settings: dict[str, str],
     loss: bool,
     engine: str | None,
@@ -80,13 +90,13 @@ def evaluate(
     done twice, and an interrupted run goes on where it was.
     """
     from evalkit import api
-    from evalkit.console import Progress, print_report
-    from evalkit.evaluation import SPLITS
+    from evalkit.console import print_report
+    from evalkit.progress_bar import ProgressBar
 
     try:
-        with Progress() as progress:
+        with ProgressBar() as progress:
             report = api.evaluate(
-                task, models, out, settings=settings, splits=splits or SPLITS, n=n, seed=seed, part=part,
+                task, models, out, settings=settings, splits=splits, n=n, seed=seed, part=part,
                 attempts=attempts, temperature=temperature, max_tokens=max_tokens, prompt=prompt, chat=chat,
                 chat_template=chat_template, loss=loss, engine=engine, engine_options=engine_options,
                 progress=progress,

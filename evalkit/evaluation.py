@@ -15,8 +15,6 @@ from evalkit.run import Asking
 from evalkit.settings import Kind, Settings
 from evalkit.task import TEST, Example, Task
 
-SPLITS = ("id", "ood")
-EPISODES = 234  # a split, as in the paper's evaluation (arXiv 2509.12235)
 RETRY = 300  # bytes that a retry message and the template's marks may take
 
 
@@ -24,7 +22,7 @@ RETRY = 300  # bytes that a retry message and the template's marks may take
 class Evaluation:
     """An evaluation without its models.
 
-    - `n` examples of each of `splits` are drawn by `seed` from `part` of the task's data.
+    - `n` examples (default: as many as the task says) of each of `splits` are drawn by `seed` from `part` of the data.
     - A model has up to `attempts` tries at each; answers are chosen by `sampling`.
     - `template` replaces the task's question; without `chat`, prompts are plain text; `chat_template` replaces
       those of the models.
@@ -36,9 +34,9 @@ class Evaluation:
 
     task: Task
     engine: str
+    splits: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
-    splits: tuple[str, ...] = SPLITS
-    n: int = EPISODES
+    n: int | None = None
     seed: int = 0
     part: str = TEST
     attempts: int = 1
@@ -50,7 +48,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         for name, value in (("n", self.n), ("attempts", self.attempts), ("max_tokens", self.sampling.max_tokens)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise TaskError(f"found {name} = {value}; expected 1 or more")
         if not (math.isfinite(self.sampling.temperature) and self.sampling.temperature >= 0):
             raise TaskError(f"found temperature = {self.sampling.temperature}; expected 0 (greedy) or more")

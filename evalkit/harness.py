@@ -11,46 +11,35 @@ import contextlib
 import functools
 import importlib.util
 import io
-import json
 import logging
 import os
 import random
+import re
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from evalkit.engines.base import Engine, Prompt, Request, Sampling
-from evalkit.errors import EngineError, TaskError
+from evalkit.engines.base import Engine
+from evalkit.errors import TaskError
 from evalkit.summary import Metric
 from surgery.errors import SurgeryError
-from surgery.wording import quoted, show
+from surgery.wording import LISTED, quoted, show
+
+if TYPE_CHECKING:
+    from evalkit.harness_model import Answers
 
 # The harness's own seeds: with the seed 0 the documents and few-shot examples are those of published results.
 RANDOM_SEED = 0
 FEWSHOT_SEED = 1234
 
-MAX_TOKENS = 256  # of an answer, where a task does not say: the harness's own default
 BOOTSTRAP = 1_000  # resamples for the standard errors that have no formula; the harness's 100,000 take minutes
 
-_CHAT = "\x00messages:"  # begins a text that stands for messages; no prompt holds the character
-_SAMPLED = frozenset({"top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"})
-_NEUTRAL = {"top_p": (1, 1.0), "top_k": (0, -1), "min_p": (0, 0.0), "repetition_penalty": (1, 1.0)}
-
-
-class Journal(Protocol):
-    """Keeps answers under names, so that a killed run goes on: `evalkit.journal.Journal`, or a test's."""
-
-    def get(self, name: str) -> dict[str, Any] | None:
-        """What was put under a name, or None."""
-
-    def put(self, name: str, row: Mapping[str, Any]) -> None:
-        """Keep a row of plain data."""
+_GROUP = re.compile(r"""^group:\s*["']?([^\s"'#]+)""", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,7 @@ class Harness:
             "lm_eval": version("lm_eval"),
         }
 
-    def run(self, engine: Engine, journal: Journal) -> Outcome:
+    def run(self, engine: Engine, journal: Answers) -> Outcome:
         """Score the model that the engine holds; whatever the journal has is not asked again.
 
         Raises EngineError, and TaskError where a task fails on the model's answers.
@@ -129,3 +118,138 @@ class Harness:
                 raise TaskError(f"`lm_eval:{self.name}` fails: {_short(error)}") from error
         metrics = tuple(metric for name in results["results"] for metric in _metrics(name, results))
         return Outcome(metrics, model.generated, model.reused, model.no_room)
+
+
+def _load(name: str) -> dict[str, Any]:
+    """Tasks and groups of a name or a file. Raises TaskError."""
+    from lm_eval.tasks import TaskManager
+
+    path = Path(name).expanduser()
+    is_file = path.suffix in (".yaml", ".yml")
+    if is_file and not path.is_file():
+        raise TaskError(f"there is no task file `{path}`; give a file, or the name of a task of lm-evaluation-harness")
+    try:
+        group = _group(path) if is_file else None
+        if is_file and group is None:
+            # Looking through the harness's own 14,000 tasks takes ten seconds; a file of one task does without.
+            return dict(TaskManager(include_defaults=False).load(str(path)))
+        manager = TaskManager(include_path=None if group is None else path.parent)
+        known = group or name
+        if known not in manager.task_index:
+            raise TaskError(f"lm-evaluation-harness has no task {show(known)}; {_nearest(known, manager.all_tasks)}")
+        return dict(manager.load(known))
+    except SurgeryError:
+        raise
+    except Exception as error:  # the hub, data sets' own code and YAML: each raises its own
+        raise TaskError(
+            f"`lm_eval:{name}` cannot be loaded: {_short(error)}; its data come from the Hugging Face hub or the files "
+            "that it names: where there is no network, load it once where there is, and bring the cache (`HF_HOME`)"
+        ) from error
+
+
+def _group(path: Path) -> str | None:
+    """The name of the group that a file defines, whose members may be files beside it or the harness's own tasks."""
+    found = _GROUP.search(path.read_text(encoding="utf-8", errors="replace"))
+    return found and found[1]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The names that an unknown one resembles. All are compared: the house's own search stops at fifty."""
+    import difflib
+
+    near = difflib.get_close_matches(name[:100], known, n=3, cutoff=0.6)
+    near = near or [each for each in known if name and name in each][:LISTED]
+    return f"did you mean {quoted(near)}?" if near else "`lm_eval ls tasks` lists all"
+
+
+def _check(name: str, task: Any) -> None:
+    """Raise TaskError for a task that is not for text models, or runs what models write."""
+    if getattr(task, "MULTIMODAL", False):
+        raise TaskError(f"`lm_eval:{name}` needs images or sound, which no engine here takes; choose a task of texts")
+    if getattr(task, "UNSAFE_CODE", False):
+        raise TaskError(
+            f"`lm_eval:{name}` runs code that the model writes, which is not done here; choose another task"
+        )
+
+
+def _metrics(name: str, results: Mapping[str, Any]) -> Iterator[Metric]:
+    """The metrics of a task or group in its own order, with each document's score where that is a number."""
+    row = results["results"][name]
+    samples = results["samples"].get(name, [])
+    better = results["higher_is_better"].get(name) or {}
+    for key, value in row.items():
+        metric, comma, filter_ = key.partition(",")
+        if not comma or metric.endswith("_stderr") or not _is_number(value):
+            continue
+        stderr = row.get(f"{metric}_stderr,{filter_}")
+        scores = {
+            str(sample["doc_id"]): float(sample[metric])
+            for sample in samples
+            if sample["filter"] == filter_ and _is_number(sample.get(metric))
+        }
+        yield Metric(
+            task=name,
+            name=metric if filter_ == "none" else f"{metric} ({filter_})",
+            value=float(value),
+            stderr=float(stderr) if _is_number(stderr) else None,
+            n=int(row.get("sample_count", {}).get(key, row["sample_len"])),
+            higher_is_better=better.get(metric) is not False,
+            per_document=scores,
+        )
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is one real number: Python's or NumPy's, a truth value too."""
+    return isinstance(value, int | float) or (hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the harness logs, prints, warns of and draws, and without the processes that it would fork."""
+    import datasets  # type: ignore[import-untyped]
+    import tqdm  # type: ignore[import-untyped]
+
+    logger, bars = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled()
+    level, verbosity, init = logger.level, datasets.logging.get_verbosity(), tqdm.tqdm.__init__
+    serial = os.environ.get("DISABLE_MULTIPROC")
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        datasets.logging.set_verbosity(logging.CRITICAL)
+        datasets.disable_progress_bars()
+        # The bars are made inside the harness, which has no option for them.
+        tqdm.tqdm.__init__ = functools.partialmethod(init, disable=True)
+        # A standard error is resampled in a pool of forks, which a process that holds a GPU does not survive.
+        os.environ["DISABLE_MULTIPROC"] = "1"
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            datasets.logging.set_verbosity(verbosity)
+            if not bars:
+                datasets.enable_progress_bars()
+            tqdm.tqdm.__init__ = init
+            if serial is None:
+                del os.environ["DISABLE_MULTIPROC"]
+            else:
+                os.environ["DISABLE_MULTIPROC"] = serial
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """With the random numbers of the process as the harness begins with; afterwards they go on as before."""
+    import numpy as np
+
+    python, numpy = random.getstate(), np.random.get_state()
+    random.seed(RANDOM_SEED + seed)
+    np.random.seed(FEWSHOT_SEED + seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -14,8 +14,11 @@ class Progress(Protocol):
     def turn(self, number: int, live: int) -> None:
         """Turn `number`, from 1, begins with so many live episodes."""
 
-    def finished(self, tokens: int) -> None:
-        """An episode or a loss is done; so many tokens were generated or scored for it."""
+    def answered(self, tokens: int) -> None:
+        """An answer of so many tokens was generated or scored."""
+
+    def finished(self) -> None:
+        """An episode or a loss is done."""
 
     def note(self, text: str) -> None:
         """Something that a user should know."""
@@ -30,7 +33,10 @@ class Silence:
     def turn(self, number: int, live: int) -> None:
         """Nothing."""
 
-    def finished(self, tokens: int) -> None:
+    def answered(self, tokens: int) -> None:
+        """Nothing."""
+
+    def finished(self) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:

@@ -105,8 +105,9 @@ class Renderer:
         n = len(self._start)
         if n and ids[n : 2 * n] == self._start:  # the text has its first token already, from a template
             ids = ids[n:]
-        stand_in = [id_ for id_ in (self.tokenizer.bos_token_id, self.end) if id_ is not None]
-        return ids or stand_in[:1]
+        if ids:
+            return ids
+        return [id_ for id_ in (self.tokenizer.bos_token_id, self.end) if id_ is not None][:1]
 
     def _chat(self, messages: list[dict[str, str]]) -> list[int]:
         own = self.tokenizer.chat_template
@@ -114,13 +115,17 @@ class Renderer:
             raise EngineError(f"`{self.name}` has no chat template; {_TEMPLATE_ADVICE}")
         if self._template is None and isinstance(own, dict) and "default" not in own:
             raise EngineError(
-                f"`{self.name}` has several chat templates ({quoted(own)}) and none called `default`; "
+                f"`{self.name}` has several chat templates ({quoted(sorted(own))}) and none called `default`; "
                 f"{_TEMPLATE_ADVICE}"
             )
         try:
             # text that a template gave has its special tokens, the first one included: none are added
             rendered = self.tokenizer.apply_chat_template(
-                messages, chat_template=self._template, add_generation_prompt=True, return_dict=False
+                messages,
+                chat_template=self._template,
+                add_generation_prompt=True,
+                return_dict=False,
+                tokenizer_kwargs={"verbose": False},  # no advice about long texts
             )
         except Exception as error:  # templates are programs: they raise what they like
             whose = "its chat template" if self._template is None else "the chat template given"

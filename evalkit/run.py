@@ -71,6 +71,7 @@ def play(
         going_on = []
         for number, completion in engine.generate(requests, sampling):
             episode = live[number]
+            progress.answered(completion.tokens)
             ended = _take(asking.task, episode, completion, model, sampling)
             if ended or attempt == attempts - 1:
                 yield _sample(asking, episode, model)

@@ -9,22 +9,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from blake3 import blake3
-
-from evalkit.digest import DIGEST, checkpoint_digest
 from evalkit.engines import make_engine
 from evalkit.engines.base import Model
-from evalkit.errors import EngineError, TaskError
 from evalkit.evaluation import Evaluation
 from evalkit.journal import Journal
+from evalkit.models import open_models
 from evalkit.progress import Progress, Silence
 from evalkit.rendering import Renderer
 from evalkit.run import losses, play
 from evalkit.samples import Loss, Sample
-from evalkit.store import DIGESTS, Store
+from evalkit.store import Store
 from evalkit.summary import Scored
 from evalkit.task import Example
-from surgery.checkpoint import open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -73,28 +69,13 @@ class Scorer:
         with ExitStack() as stack:
             works: dict[str, _Work] = {}
             named = {}
-            for model in self._models(sources):
+            for model in open_models(sources, self.evaluation.engine, self._out):
                 if model.digest not in works:  # two names may stand for the same content
                     works[model.digest] = self._work(stack, model)
                 named[model.name] = replace(works[model.digest], model=model)
             for work in works.values():
                 self._check(work)
             return [self._scored(work) for work in named.values()]
-
-    def _models(self, sources: Sequence[str | Path]) -> list[Model]:
-        names = [str(source) for source in sources]
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if twice is not None:
-            raise TaskError(f"found the model `{twice}` twice; name each once")
-        return [self._model(name) for name in names]
-
-    def _model(self, name: str) -> Model:
-        if self.evaluation.engine.startswith("openai:"):  # what lies behind a name there cannot be known
-            return Model(name, blake3(name.encode()).hexdigest()[:DIGEST], None)
-        checkpoint = open_checkpoint(name)
-        if not checkpoint.is_directory:
-            raise EngineError(f"`{name}` is a single file; give the directory with its `config.json` and tokenizer")
-        return Model(name, checkpoint_digest(checkpoint, self._out / DIGESTS), checkpoint.root)
 
     def _work(self, stack: ExitStack, model: Model) -> _Work:
         answers = stack.enter_context(self.answers.open(model))
@@ -120,7 +101,8 @@ class Scorer:
             model,
             tuple(Sample.from_json(work.answers.rows[_id(e)]) for e in work.examples),
             tuple(Loss.from_json(work.losses.rows[_id(e)]) for e in work.examples) if work.losses else (),
-            missing,
+            generated=missing,
+            reused=total - missing,
         )
 
     def _answer(self, work: _Work) -> None:
@@ -130,14 +112,15 @@ class Scorer:
             evaluation.sampling, evaluation.attempts, evaluation.seed, self._progress,
         ):  # fmt: skip
             work.answers.put(f"{sample.split}/{sample.index}", sample.json())
-            self._progress.finished(sample.tokens)
+            self._progress.finished()
 
     def _score_references(self, work: _Work) -> None:
         if work.losses is None or not work.unscored:
             return
         for loss in losses(self.evaluation.asking, work.unscored, self._engine, work.model.name):
             work.losses.put(f"{loss.split}/{loss.index}", loss.json())
-            self._progress.finished(loss.tokens)
+            self._progress.answered(loss.tokens)
+            self._progress.finished()
 
     def close(self) -> None:
         """End the engine."""

@@ -11,14 +11,15 @@ from blake3 import blake3
 
 KEY = 12  # hexadecimal digits of a key: 48 bits tell the settings of one directory apart
 
-Kind = Literal["answers", "losses"]
+Kind = Literal["answers", "losses", "requests"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of an evaluation; `n` and the splits are not among them, since more examples begin with the same.
 
-    For `losses`, what concerns sampling is left at nothing: `attempts` 0, `sampling` empty.
+    Only `answers` have `attempts` and `sampling`: losses of references need none, and of the `requests` that
+    lm-evaluation-harness makes each says its own.
     """
 
     kind: Kind

@@ -5,6 +5,7 @@
 - `OUT/TASK/answers-KEY/report.json`: the last comparison made there
 - `OUT/TASK/answers-KEY/MODEL-DIGEST/`: `samples.jsonl` and `summary.json` of a checkpoint
 - `OUT/TASK/losses-KEY/MODEL-DIGEST/losses.jsonl`
+- `OUT/TASK/requests-KEY/MODEL-DIGEST/requests.jsonl`, for lm-evaluation-harness
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from evalkit.journal import Journal
 from evalkit.settings import Settings
 
 DIGESTS = "digests.json"
-_FILE = {"answers": "samples.jsonl", "losses": "losses.jsonl"}
+_FILE = {"answers": "samples.jsonl", "losses": "losses.jsonl", "requests": "requests.jsonl"}
 _LABEL = 60  # characters of a model's name in a directory's name
 
 

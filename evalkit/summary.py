@@ -143,12 +143,13 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What is known of a model: `generated` counts the samples and losses that are new, the others were there."""
+    """What is known of a model; of its samples, losses or requests `generated` are new, `reused` were there."""
 
     model: Model
     samples: Sequence[Sample] = ()
     losses: Sequence[Loss] = ()
     generated: int = 0
+    reused: int = 0
     metrics: Sequence[Metric] = ()
 
 
@@ -269,8 +270,8 @@ def _row(scored: Scored, splits: Iterable[str]) -> Row:
         losses = [loss for loss in scored.losses if loss.split == split]
         if samples or losses:
             scores[split] = score(samples, losses)
-    reused = len(scored.samples) + len(scored.losses) - scored.generated
-    return Row(scored.model.name, scored.model.digest, scored.generated, reused, scores, tuple(scored.metrics))
+    model = scored.model
+    return Row(model.name, model.digest, scored.generated, scored.reused, scores, tuple(scored.metrics))
 
 
 def _paired(first: Iterable[Known], second: Iterable[Known], split: str) -> list[tuple[Known, Known]]:
@@ -313,7 +314,7 @@ def _examples(samples: Iterable[Sample], kind: str) -> tuple[Failure, ...]:
 
 
 def _cut(text: str) -> str:
-    """Both ends of a long text: prompts tell more at their end, answers at their beginning."""
+    """Both ends of a long text: what matters may stand at either."""
     half = QUOTED // 2
     return text if len(text) <= QUOTED else f"{text[:half]} … {text[-half:]}"
 

@@ -95,14 +95,20 @@ class Task(BaseModel):
 
     name: ClassVar[str]
     version: ClassVar[int]
+    episodes: ClassVar[int | None] = 234  # the default of `--n`, as in the paper's evaluation (arXiv 2509.12235)
     attempts: ClassVar[int] = 1  # the default of `--attempts`
     max_tokens: ClassVar[int] = 256  # the default of `--max-tokens`, for one answer
     kinds: ClassVar[tuple[str, ...]] = (UNPARSABLE, "wrong value")  # the failures that `grade` knows, mildest last
 
     @property
     def splits(self) -> Mapping[str, str]:
-        """The splits and what each is, in a line; `id` and `ood` are scored by default."""
+        """The splits and what each is, in a line."""
         return {"id": "in distribution", "ood": "out of distribution"}
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The splits that are scored where none are named."""
+        return tuple(split for split in ("id", "ood") if split in self.splits)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -137,8 +143,8 @@ class Task(BaseModel):
             messages.append({"role": "user", "content": f"{turn.grade.reason} Try again, in the same form."})
         return tuple(messages)
 
-    def examples(self, split: str, n: int, seed: int = 0, part: str = TEST) -> list[Example]:
-        """The first n examples that the seed draws from a part of a split, no two of them alike.
+    def examples(self, split: str, n: int | None = None, seed: int = 0, part: str = TEST) -> list[Example]:
+        """The first n examples (default: `episodes`) that the seed draws from a part of a split, no two of them alike.
 
         More examples begin with the same ones. Raises TaskError for an unknown split or part, and where there are
         fewer than n.
@@ -146,6 +152,8 @@ class Task(BaseModel):
         self.check_split(split)
         if part not in PARTS:
             raise TaskError(f"unknown part `{part}`; {suggestion(part, PARTS, 'the parts')}")
+        n = self.episodes if n is None else n
+        assert n is not None, "a task without a number of episodes overrides this method"
         draw = Draw(self.name, self.version, split, part, seed)
         found: dict[str, Example] = {}
         misses = 0

@@ -34,14 +34,16 @@ PIPE_WIDTH = 2000
 PLAIN_SECONDS = 5  # between two lines when stderr is no terminal
 
 
-def _table(*columns: str, right: Iterable[str] = ()) -> Table:
+def make_table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """An empty table in the style of all of ours."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
 
 
-def _console() -> Console:
+def make_console() -> Console:
+    """What results are printed with, on stdout."""
     # Names and paths are not ours: no markup in them is obeyed. A pipe has no width: nothing is folded there.
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return Console(highlight=False, markup=False, emoji=False, width=width)
@@ -49,16 +51,16 @@ def _console() -> Console:
 
 def print_plan(plan: Plan, workers: int) -> None:
     """What would change, and what it costs."""
-    console = _console()
+    console = make_console()
     recipe = plan.recipe
     console.print(Text.assemble((recipe.name, "bold"), f"  {recipe.summary}".rstrip()))
-    inputs = _table("role", "model", "tensors", right=["tensors"])
+    inputs = make_table("role", "model", "tensors", right=["tensors"])
     for role, checkpoint in plan.inputs.items():
         mark = f"{role} (start)" if role == recipe.start else role
         inputs.add_row(mark, checkpoint.source, f"{len(checkpoint.tensors):,}")
     console.print(inputs)
     console.print()
-    work = _table("tensors", "what is done", "read", "write", "GFLOP", right=["tensors", "read", "write", "GFLOP"])
+    work = make_table("tensors", "what is done", "read", "write", "GFLOP", right=["tensors", "read", "write", "GFLOP"])
     for what, tensors in _by_work(plan).items():
         work.add_row(
             f"{len(tensors):,}",
@@ -95,12 +97,12 @@ def print_applied(applied: Applied) -> None:
     done = ", ".join(f"{actions[action]:,} {word}" for action, word in words.items() if actions[action])
     resumed = f"; {applied.resumed:,} were there from an interrupted run" if applied.resumed else ""
     size = show_size(applied.plan.bytes_written)
-    _console().print(f"{applied.out}: {len(applied.plan.tensors):,} tensors, {size}: {done}{resumed}")
+    make_console().print(f"{applied.out}: {len(applied.plan.tensors):,} tensors, {size}: {done}{resumed}")
 
 
 def print_verified(out: str, verified: Verified) -> None:
     """That an output is what its manifest says."""
-    _console().print(
+    make_console().print(
         f"{out}: {verified.tensors:,} tensors and {verified.files} files are as the manifest says "
         f"({show_size(verified.nbytes)})",
         markup=False,
@@ -109,7 +111,7 @@ def print_verified(out: str, verified: Verified) -> None:
 
 def print_inspected(checkpoint: Checkpoint) -> None:
     """Stacks, groups, shapes, dtypes and sizes of a checkpoint."""
-    console = _console()
+    console = make_console()
     anatomy = checkpoint.anatomy
     rows = inventory(checkpoint)
     parameters = sum(row.parameters for row in rows)
@@ -125,7 +127,7 @@ def print_inspected(checkpoint: Checkpoint) -> None:
     if checkpoint.tied:
         console.print(f"output head: tied to {anatomy.embedding}")
     console.print()
-    table = _table("tensors", "group", "shape", "dtype", "count", "size", right=["count", "size"])
+    table = make_table("tensors", "group", "shape", "dtype", "count", "size", right=["count", "size"])
     for row in rows:
         table.add_row(*_cells(row))
     console.print(table)

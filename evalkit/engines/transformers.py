@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, TypeVar
 
 from evalkit.engines.base import Completion, Engine, Finish, Model, Prompt, Request, Sampling, TokenScore
+from evalkit.engines.stopping import cut, stopped
 from evalkit.errors import EngineError
 from evalkit.rendering import Renderer
 from surgery.wording import quoted, show, suggestion
@@ -158,15 +159,15 @@ class TransformersEngine(Engine):
         renderer = self._loaded()
 
         def ended(_row: int, answer: Sequence[int]) -> bool:
-            return answer[-1] in renderer.stops or _holds_stop(renderer, answer, sampling.stop)
+            return answer[-1] in renderer.stops or stopped(renderer, answer, 1, sampling.stop)
 
         choose = draws(sampling.temperature, seeds) if sampling.temperature > 0 else greedy
         answers = decode(self._network, prompts, sampling.max_tokens, choose, ended)
         completions = []
         for prompt, answer in zip(prompts, answers, strict=True):
-            stopped = bool(answer) and answer[-1] in renderer.stops
-            text, cut = _cut(renderer.text(answer[:-1] if stopped else answer), sampling.stop)
-            finish: Finish = "stop" if stopped or cut else "length"
+            ended_itself = bool(answer) and answer[-1] in renderer.stops
+            text, was_cut = cut(renderer.text(answer[:-1] if ended_itself else answer), sampling.stop)
+            finish: Finish = "stop" if ended_itself or was_cut else "length"
             completions.append(Completion(text, finish, len(prompt), len(answer)))
         return completions
 
@@ -236,27 +237,6 @@ def _device(wanted: str | None) -> str:
             "use; leave it out, or install a torch built for the GPU and its driver"
         )
     return wanted
-
-
-def _holds_stop(renderer: Renderer, answer: Sequence[int], stop: Sequence[str]) -> bool:
-    """Whether one of the texts has come with the last token.
-
-    The end of the answer is looked at first, twice as many tokens as the text has bytes: to decode all of it after
-    each token would take the square of its length. A text that hides from this among tokens without any text is cut
-    off when the answer ends.
-    """
-    if not stop:
-        return False
-    tail = 2 * max(len(text.encode()) for text in stop) + 8
-    if not any(text in renderer.text(answer[-tail:]) for text in stop):
-        return False
-    return _cut(renderer.text(answer), stop)[1]
-
-
-def _cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
-    """The text before the first of the stops, and whether there was one; an empty stop is none."""
-    found = [position for word in stop if word and (position := text.find(word)) >= 0]
-    return (text[: min(found)], True) if found else (text, False)
 
 
 def _missing() -> EngineError:

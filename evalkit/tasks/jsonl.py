@@ -37,6 +37,7 @@ class Jsonl(Task):
 
     name: ClassVar[str] = "jsonl"
     version: ClassVar[int] = 1
+    episodes: ClassVar[int | None] = None  # all that there are
     kinds: ClassVar[tuple[str, ...]] = graders.KINDS
 
     id: str = Field(description="File of the records in distribution")
@@ -51,6 +52,11 @@ class Jsonl(Task):
         return {split: f"{len(file.records)} records of {file.path}" for split, file in self._files().items()}
 
     @property
+    def scored(self) -> tuple[str, ...]:
+        """All of them: whoever names a file wants it scored."""
+        return tuple(self.splits)
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """The parameters, with the BLAKE3 digest of each file in place of its path: a moved file is the same."""
         return {"grader": self.grader, "files": {split: file.digest for split, file in self._files().items()}}
@@ -59,7 +65,7 @@ class Jsonl(Task):
         """The data of any record."""
         return draw.choice(self._files()[split].records)
 
-    def examples(self, split: str, n: int | None, seed: int = 0, part: str = TEST) -> list[Example]:  # noqa: ARG002
+    def examples(self, split: str, n: int | None = None, seed: int = 0, part: str = TEST) -> list[Example]:  # noqa: ARG002
         """At most n records, which the seed takes from the file; all of them where n is None or larger.
 
         More examples begin with the same ones. Parts do not apply: the files are the user's, and so is their division.

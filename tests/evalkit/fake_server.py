@@ -31,7 +31,8 @@ def shout(body: Body) -> Reply:
 
 
 class FakeServer:
-    """Use as a context manager; `url` ends with `/v1`, `requests` are (path, body, headers) in order of arrival.
+    """Use as a context manager; `url` ends with `/v1`, `requests` are (path, body, headers) in order of arrival,
+    the headers' names in small letters.
 
     `answer` is called in the request's own thread and may block. An answer has as many tokens as words.
     """
@@ -114,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         body = json.loads(self.rfile.read(length)) if length else {}
-        self.server.fake.requests.append((self.path, body, dict(self.headers)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.fake.requests.append((self.path, body, headers))
         reply, raw = self.server.fake.reply_to(self.path, body)
         self.send_response(reply.status)
         for name, value in {"Content-Type": "application/json", **reply.headers}.items():

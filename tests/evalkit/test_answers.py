@@ -52,6 +52,8 @@ def test_any_text_gives_an_object_or_a_reason(answer: str) -> None:
         ('{"formula": "1"} {"other": "2"}', "1"),
         ('{"formula": "1", "why": {"because": {}}}', "1"),
         ('{"answer": {"formula": "1"}}', "1"),
+        ('{"formula": "1", "not": [{"formula": "2"}]}', "1"),
+        ('{"formula": "0"} {"a": {"formula": "1", "not": {"formula": "2"}}}', "1"),
         ('{"formula": "({1})"}', "({1})"),
         ('{"formula": null}', None),
         ('{"formula": "\\ud800"}', "\ud800"),

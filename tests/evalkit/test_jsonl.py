@@ -48,7 +48,7 @@ def test_more_examples_begin_with_the_same(hundred: str):
     assert task.examples("id", 234) == every
     assert task.examples("id", 100, seed=1) != every
     assert task.examples("id", 5, part="train") == every[:5]
-    assert [example.key for example in every[:4]] == ["q41", "q18", "q12", "q19"]  # the same on every platform
+    assert [example.key for example in every[:4]] == ["q28", "q11", "q93", "q1"]  # the same on every platform
 
 
 def test_every_further_name_is_a_split(tmp_path: Path, hundred: str):
@@ -129,7 +129,7 @@ def test_pattern_has_no_reference_answer(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not valid JSON at column 2"),
+        ("{", "not valid JSON at column 1: "),
         ("[1]", "expected a JSON object, found a list"),
         ("3", "expected a JSON object, found the number `3`"),
         ("[" * 100_000, "nests too deeply"),
@@ -182,7 +182,7 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path):
     text = faults(tmp_path, {"prompt": "p"}, ood=other, gradr="numeric")
     assert [line.split(":")[0] for line in text.splitlines()] == ["data.jsonl", "other.jsonl", "numeric"]
     assert "did you mean `grader`?" in text
-    with pytest.raises(TaskError, match="no such|No such"):
+    with pytest.raises(TaskError, match="No such file"):
         _ = Jsonl(id=str(tmp_path / "none.jsonl")).identity
 
 

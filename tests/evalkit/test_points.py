@@ -127,7 +127,7 @@ def test_solutions_do_not_depend_on_what_was_asked_before() -> None:
 def test_zero_takes_every_other_card() -> None:
     """Where a half is zero, the other half may be anything, and be multiplied or divided by."""
     found = {solution([5, 5, 7, 9], 0, Draw(seed)) for seed in range(200)}
-    assert {"(5-5)*7*9", "(5-5)/(7+9)"} <= found
+    assert {"(5-5)*7*9", "(5-5)*(7+9)", "(5-5)/(7+9)"} <= found
 
 
 @pytest.mark.parametrize("seed", range(40))

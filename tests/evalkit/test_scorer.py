@@ -21,7 +21,7 @@ from tests.evalkit.fake_engine import FakeEngine, text
 from tests.evalkit.sums import Sums
 from tests.tiny_models import save_tiny
 
-EVALUATION = Evaluation(Sums(), "fake", n=5, attempts=2, loss=True)
+EVALUATION = Evaluation(Sums(), "fake", ("id", "ood"), n=5, attempts=2, loss=True)
 
 Fake = Callable[..., FakeEngine]
 
@@ -146,7 +146,7 @@ def test_more_examples_add_to_the_first(models: tuple[Path, Path], fake: Fake, t
     fake()
     score(tmp_path / "out", models[0])
     engine = fake()
-    more = Evaluation(Sums(), "fake", n=8, attempts=2)
+    more = Evaluation(Sums(), "fake", ("id", "ood"), n=8, attempts=2)
     assert len(score(tmp_path / "out", models[0], evaluation=more)[0].samples) == 16
     assert asked(engine) == 6
 
@@ -196,7 +196,7 @@ def test_no_chat_template(tiny: Path, fake: Fake, tmp_path: Path) -> None:
     fake()
     with pytest.raises(EngineError, match=r"no chat template; .*--chat-template FILE.*--no-chat"):
         score(tmp_path / "out", tiny, plain)
-    done = score(tmp_path / "out", plain, evaluation=Evaluation(Sums(), "fake", n=2, chat=False))
+    done = score(tmp_path / "out", plain, evaluation=Evaluation(Sums(), "fake", ("id", "ood"), n=2, chat=False))
     assert all(sample.correct for sample in done[0].samples)
 
 
@@ -204,4 +204,4 @@ def test_no_chat_template(tiny: Path, fake: Fake, tmp_path: Path) -> None:
 def test_settings_without_sense(values: dict[str, int]) -> None:
     """Nothing is asked zero times or twice."""
     with pytest.raises(TaskError, match="found"):
-        Evaluation(Sums(), "fake", **values)  # type: ignore[arg-type]
+        Evaluation(Sums(), "fake", **({"splits": ("id",)} | values))  # type: ignore[arg-type]

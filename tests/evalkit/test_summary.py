@@ -39,7 +39,11 @@ def loss(index: int, nll: float, tokens: int, split: str = "id", key: str | None
 
 
 def scored(name: str, samples: Sequence[Sample] = (), losses: Sequence[Loss] = (), **others: object) -> Scored:
-    return Scored(Model(name, f"digest of {name}", None), samples, losses, **others)  # type: ignore[arg-type]
+    generated = others.pop("generated", 0)
+    assert isinstance(generated, int)
+    reused = len(samples) + len(losses) - generated
+    model = Model(name, f"digest of {name}", None)
+    return Scored(model, samples, losses, generated, reused, **others)  # type: ignore[arg-type]
 
 
 def metric(name: str, value: float, scores: dict[str, float], stderr: float | None = 0.1, task: str = "arc") -> Metric:

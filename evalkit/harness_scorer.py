@@ -1,0 +1,88 @@
+"""Scores models on a task of lm-evaluation-harness, in one engine, and keeps every answered request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from evalkit.engines.base import Completion, Engine, Model, Prompt, Request, Sampling, TokenScore
+from evalkit.harness import Harness
+from evalkit.models import open_models
+from evalkit.progress import Progress
+from evalkit.settings import Settings
+from evalkit.store import Store
+from evalkit.summary import Scored
+
+CONTEXT = 8192  # tokens; the harness's prompts are known only once it makes them, few-shot ones are long
+
+
+class OnDemand(Engine):
+    """An engine that takes its model when the first request comes: what is all in the journal starts nothing."""
+
+    name: ClassVar[str] = "on demand"
+
+    def __init__(self, engine: Engine, model: Model, progress: Progress) -> None:
+        self._engine, self._model, self._progress = engine, model, progress
+        self._loaded = False
+
+    def versions(self) -> Mapping[str, str]:
+        """Those of the engine."""
+        return self._engine.versions()
+
+    def load(self, model: Model, context: int) -> None:
+        """Make another model the one that answers."""
+        self._engine.load(model, context)
+        self._loaded = True
+
+    def count(self, prompt: Prompt) -> int:
+        """Tokens of the prompt."""
+        return self._ready(0).count(prompt)
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """The engine's answers."""
+        for number, completion in self._ready(len(requests)).generate(requests, sampling):
+            self._progress.answered(completion.tokens)
+            self._progress.finished()
+            yield number, completion
+
+    def score(self, prompts: Sequence[tuple[Prompt, str]], end: bool) -> Iterator[tuple[int, list[TokenScore]]]:
+        """The engine's scores."""
+        for number, scores in self._ready(len(prompts)).score(prompts, end):
+            self._progress.answered(len(scores))
+            self._progress.finished()
+            yield number, scores
+
+    def close(self) -> None:
+        """Nothing: the engine is its owner's."""
+
+    def _ready(self, requests: int) -> Engine:
+        if requests:
+            self._progress.model(self._model.name, requests, 0)
+        if not self._loaded:
+            self.load(self._model, CONTEXT)
+        return self._engine
+
+
+def score_harness(
+    harness: Harness, engine: Engine, spec: str, options: Mapping[str, Any], chat_template: str | None,
+    sources: Sequence[str | Path], out: Path, progress: Progress,
+) -> tuple[Store, list[Scored]]:  # fmt: skip
+    """The metrics of every model, and where they are kept. `spec` and `options` are what `engine` was made from.
+
+    Raises TaskError, EngineError, ResultsError, CheckpointError.
+    """
+    settings = Settings(
+        kind="requests", task=f"lm_eval:{harness.name}", task_version=1, parameters=harness.identity, part="",
+        seed=harness.seed, engine=spec, engine_options=dict(options), versions=dict(engine.versions()),
+        chat=harness.chat, chat_template=chat_template,
+    )  # fmt: skip
+    store = Store(out, settings)
+    scored = []
+    for model in open_models(sources, spec, out):
+        with store.open(model) as journal:
+            outcome = harness.run(OnDemand(engine, model, progress), journal)
+        if outcome.no_room:
+            progress.note(f"{model.name}: {outcome.no_room:,} prompts had no room in the context and count as wrong")
+        scored.append(Scored(model, generated=outcome.generated, reused=outcome.reused, metrics=outcome.metrics))
+    return store, scored
