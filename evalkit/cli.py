@@ -11,10 +11,12 @@ from surgery.options import json_option, name_values, print_json
 
 def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from evalkit.console import print_tasks
+        from evalkit.console import print_engines, print_tasks
+        from evalkit.engines import ENGINES
         from evalkit.tasks import TASKS
 
         print_tasks(TASKS)
+        print_engines(ENGINES)
         ctx.exit()
 
 
@@ -61,7 +63,7 @@ def _text(_: click.Context, __: click.Parameter, path: Path | None) -> str | Non
     help="Passed to the engine: tensor_parallel_size=4, device=cuda, batch_size=16.",
 )  # fmt: skip
 @click.option("--failures", is_flag=True, help="Show failed answers of every kind.")
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List the tasks.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List tasks and engines.")
 @json_option
 def evaluate(
     task: str,

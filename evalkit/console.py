@@ -277,6 +277,16 @@ def print_tasks(tasks: Mapping[str, type[Task]]) -> None:
         table.add_row("failures", ", ".join(task.kinds))
         table.add_row("attempts", f"{task.attempts}, of up to {task.max_tokens} tokens")
         console.print(table)
+    console.print()
+    console.print(Text.assemble(("lm_eval:NAME", "bold"), "  A task, a group or a task file of lm-evaluation-harness."))
+
+
+def print_engines(engines: Mapping[str, str]) -> None:
+    """Every engine and what it is."""
+    console = make_console()
+    console.print()
+    console.print(Text("engines", "bold"))
+    console.print(_aligned([*engines.items()]))
 
 
 def _aligned(entries: Sequence[tuple[str, str]]) -> str:

@@ -54,6 +54,7 @@ class Scorer:
 
     def __init__(self, evaluation: Evaluation, out: Path, progress: Progress | None = None) -> None:
         self.evaluation = evaluation
+        self._context = evaluation.context  # draws the examples, and finds out whether they can be asked
         self._out = out
         self._progress = progress or Silence()
         self._engine = make_engine(evaluation.engine, evaluation.options, evaluation.chat_template)
@@ -94,7 +95,7 @@ class Scorer:
         total = len(work.examples) * (1 if work.losses is None else 2)
         progress.model(model.name, total, total - missing)
         if missing:
-            self._engine.load(model, evaluation.context)
+            self._engine.load(model, self._context)
             self._answer(work)
             self._score_references(work)
         return Scored(

@@ -91,7 +91,7 @@ class Task(BaseModel):
     kept under.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: ClassVar[str]
     version: ClassVar[int]

@@ -115,8 +115,10 @@ class OpenAIEngine(Engine):
                 if isinstance(result, BaseException):
                     raise result
                 yield result
-        finally:
+        except BaseException:  # a generator that is closed, an interrupt; not at the end, which closes connections
             loop.call_soon_threadsafe(work.cancel)
+            raise
+        finally:
             thread.join()
             loop.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -16,6 +15,7 @@ from evalkit.engines.base import Completion, Engine, Finish, Model, Prompt, Requ
 from evalkit.engines.interchangeable import blueprint, stored_dtype
 from evalkit.engines.stopping import cut, stopped
 from evalkit.engines.vllm_log import Log
+from evalkit.engines.vllm_processes import ENDING, Processes
 from evalkit.errors import EngineError
 from evalkit.rendering import Renderer
 
@@ -26,7 +26,6 @@ _log = logging.getLogger(__name__)
 # never sleeps. On two cores SmolLM2-135M gave 700 tokens/s with it, 280-550 with `0-1`, 40-130 with `nobind`.
 CACHE = "2"
 GRAIN = 256  # tokens to which a context that must grow is rounded up, so that it grows seldom
-ENDING = 10.0  # seconds that a process gets to end by itself
 ENDLESS = 2**31 - 1  # the context of a model whose configuration tells none
 
 _Batch = Mapping[int, tuple[list[int], Any]]  # of each request: its tokens, and vLLM's SamplingParams
@@ -55,7 +54,7 @@ class VllmEngine(Engine):
         self._llm: Any = None
         self._blueprint: str | None = None  # that other checkpoints must have to be put into this engine
         self._length = 0  # tokens that the running engine has room for
-        self._processes: list[Any] = []
+        self._processes: Processes | None = None
         self._said: Log | None = None
         self._serial = 0  # of requests
         self._open: set[str] = set()  # requests without an answer
@@ -136,17 +135,14 @@ class VllmEngine(Engine):
     def close(self) -> None:
         """End the engine's processes, whatever state they are in."""
         llm, self._llm, self._model, self._blueprint = self._llm, None, None, None
-        processes, self._processes = self._processes, []
+        processes, self._processes = self._processes, None
         self._batch = None
         self._open.clear()
         if llm is not None:
             with suppress(Exception):  # of an engine that may be dead
                 llm.llm_engine.engine_core.shutdown(timeout=ENDING)
-        for process in processes:  # their workers end with them
-            process.join(ENDING)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        if processes is not None:
+            processes.end()
         if self._said is not None:
             self._said.close()
             self._said = None
@@ -201,19 +197,18 @@ class VllmEngine(Engine):
         self.close()
         assert model.path is not None
         self._said = Log()
-        before = multiprocessing.active_children()
+        self._processes = Processes()
         try:
             with self._said.taking(), _environment(self._options):
                 self._llm, eager = _engine(str(model.path.absolute()), length, self._options)
+                self._processes.watch(self._llm.llm_engine.engine_core)
                 self._llm.collective_rpc("end_with", args=(os.getpid(),))
         except BaseException as error:
-            self._processes = [each for each in multiprocessing.active_children() if each not in before]
             cause = self._said.cause(error)
             self.close()
             if isinstance(error, Exception):
                 raise EngineError(f"`{model.name}`: vLLM does not start: {cause}") from error
             raise
-        self._processes = [each for each in multiprocessing.active_children() if each not in before]
         self._model, self._length = model, length
         self._blueprint = blueprint(model.path) if eager else None
         self.starts += 1

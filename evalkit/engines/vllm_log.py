@@ -14,7 +14,9 @@ SHOWN = 400  # characters of a cause
 
 _CAUSE = re.compile(r"\b((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)): (.+)")
 # Processes that fail because another did; their messages only send the reader on.
-_CONSEQUENCE = re.compile(r"initialization failed|EngineDeadError|See (?:the )?(?:stack trace|root cause)|died unexp")
+_CONSEQUENCE = re.compile(
+    r"initialization failed|EngineDeadError|See (?:the )?(?:stack trace|root cause)|died unexp|process ended"
+)
 _MEMORY = (
     "give it more memory (`VLLM_CPU_KVCACHE_SPACE` in GiB on a CPU, the option `gpu_memory_utilization` on a GPU), or "
     "lower `--max-tokens` or the option `max_model_len`"

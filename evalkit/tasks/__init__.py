@@ -31,19 +31,25 @@ def make_task(name: str, settings: Mapping[str, object]) -> Task:
     if name not in TASKS:
         raise TaskError(f"unknown task {show(name)}; {suggestion(name, [*TASKS, 'lm_eval:NAME'], 'the tasks')}")
     task = TASKS[name]
-    data = {key: _read(value, f"--set {key}={value}") for key, value in settings.items()}
+    data = {key: _read(task, key, value) for key, value in settings.items()}
     try:
         return task.model_validate(data)
     except ValidationError as error:
         found = mistakes(error, task, data, (), ())
-        lines = [f"--set {spell(mistake.path)}: {mistake.message}" for mistake in found]
-        raise TaskError(f"{name}: " + "\n".join(lines)) from error
+        lines = [f"--set {spell(m.path)}: {m.message}" if m.path else f"{name}: {m.message}" for m in found]
+        raise TaskError("\n".join(lines)) from error
 
 
-def _read(value: object, where: str) -> object:
-    if not isinstance(value, str):
+def _read(task: type[Task], key: str, value: object) -> object:
+    """Text as the value that it means; for a parameter that is text, and for names that are no parameters, as it is."""
+    field = task.model_fields.get(key)
+    if not isinstance(value, str) or field is None or field.annotation in (str, str | None):
         return value
+    where = f"--set {key}={value}"
     try:
-        return read_yaml(value, where).data
+        source = read_yaml(value, where)
     except RecipeError as error:
         raise TaskError(str(error)) from error
+    if source.mistakes:
+        raise TaskError("\n".join(f"{where}: {mistake.message}" for mistake in source.mistakes))
+    return source.data

@@ -32,7 +32,7 @@ class Jsonl(Task):
     """Your own prompts and references: --set id=FILE, --set ood=FILE, and any other name as a further split."""
 
     # A name that is no parameter is a split: `--set hard=hard.jsonl`.
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
     __pydantic_extra__: dict[str, str]
 
     name: ClassVar[str] = "jsonl"

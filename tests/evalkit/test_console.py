@@ -227,6 +227,8 @@ def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]):
         "parameters  top = 100",
         "failures    unparsable, wrong value",
         "attempts    3, of up to 256 tokens",
+        "",
+        "lm_eval:NAME  A task, a group or a task file of lm-evaluation-harness.",
     ]
 
 
