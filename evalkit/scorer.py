@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from evalkit.engines import make_engine
 from evalkit.engines.base import Model
@@ -22,6 +22,8 @@ from evalkit.store import Store
 from evalkit.summary import Scored
 from evalkit.task import Example
 
+Kept = TypeVar("Kept", Sample, Loss)
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -34,11 +36,11 @@ class _Work:
 
     @property
     def unanswered(self) -> list[Example]:
-        return [example for example in self.examples if self.answers.get(_id(example)) is None]
+        return [example for example in self.examples if _known(Sample, self.answers, example) is None]
 
     @property
     def unscored(self) -> list[Example]:
-        return [] if self.losses is None else [e for e in self.examples if self.losses.get(_id(e)) is None]
+        return [] if self.losses is None else [e for e in self.examples if _known(Loss, self.losses, e) is None]
 
     @property
     def missing(self) -> int:
@@ -90,7 +92,7 @@ class Scorer:
             renderer.tokens(self.evaluation.asking.prompt(self.evaluation.examples[0]))
 
     def _scored(self, work: _Work) -> Scored:
-        evaluation, model, progress = self.evaluation, work.model, self._progress
+        model, progress = work.model, self._progress
         missing = work.missing
         total = len(work.examples) * (1 if work.losses is None else 2)
         progress.model(model.name, total, total - missing)
@@ -98,10 +100,12 @@ class Scorer:
             self._engine.load(model, self._context)
             self._answer(work)
             self._score_references(work)
+        samples = [_known(Sample, work.answers, example) for example in work.examples]
+        found = [_known(Loss, work.losses, example) for example in work.examples] if work.losses else []
         return Scored(
             model,
-            tuple(Sample.from_json(work.answers.rows[_id(e)]) for e in work.examples),
-            tuple(Loss.from_json(work.losses.rows[_id(e)]) for e in work.examples) if work.losses else (),
+            tuple(sample for sample in samples if sample is not None),
+            tuple(loss for loss in found if loss is not None),
             generated=missing,
             reused=total - missing,
         )
@@ -138,3 +142,15 @@ class Scorer:
 
 def _id(example: Example) -> str:
     return f"{example.split}/{example.index}"
+
+
+def _known(kind: type[Kept], journal: Journal, example: Example) -> Kept | None:
+    """What is kept of an example; a line that is of another form, or of another example, is as if not written."""
+    row = journal.get(_id(example))
+    if row is None:
+        return None
+    try:
+        found = kind.from_json(row)
+    except (KeyError, TypeError):
+        return None
+    return found if found.key == example.key else None

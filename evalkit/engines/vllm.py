@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -213,7 +213,7 @@ class VllmEngine(Engine):
         self._blueprint = blueprint(model.path) if eager else None
         self.starts += 1
 
-    def _outputs(self, batch: _Batch) -> Iterator[tuple[int, str, Any]]:
+    def _outputs(self, batch: _Batch) -> Generator[tuple[int, str, Any], None, None]:
         """Run requests together: (number, name, vLLM's output) as outputs come. Those left at the end are aborted."""
         from vllm.inputs.engine import tokens_input
 

@@ -15,14 +15,15 @@ SHOWN = 400  # characters of a cause
 _CAUSE = re.compile(r"\b((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)): (.+)")
 # Processes that fail because another did; their messages only send the reader on.
 _CONSEQUENCE = re.compile(
-    r"initialization failed|EngineDeadError|See (?:the )?(?:stack trace|root cause)|died unexp|process ended"
+    r"initialization failed|EngineDeadError|Worker failed with|See (?:the )?(?:stack trace|root cause)|died unexpected|"
+    r"process ended"
 )
 _MEMORY = (
     "give it more memory (`VLLM_CPU_KVCACHE_SPACE` in GiB on a CPU, the option `gpu_memory_utilization` on a GPU), or "
     "lower `--max-tokens` or the option `max_model_len`"
 )
 _ADVICE = (
-    (re.compile(r"memory|kv.?cache", re.IGNORECASE), _MEMORY),
+    (re.compile(r"memory|\bkv cache\b", re.IGNORECASE), _MEMORY),
     (re.compile(r"bootstrapping phase"), "guard the main part of your program: `if __name__ == '__main__':`"),
 )
 _OTHERWISE = "see the whole log with `VLLM_LOGGING_LEVEL=INFO`, or use `--engine transformers`"

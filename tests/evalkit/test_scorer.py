@@ -174,6 +174,23 @@ def test_samples_are_lines_of_json(models: tuple[Path, Path], fake: Fake, tmp_pa
     assert first["grades"][1]["kind"] == "wrong value"
 
 
+@pytest.mark.parametrize("change", [{"grades": None}, {"reward": None, "score": 1}, {"key": "another problem"}])
+def test_lines_of_another_form_are_done_again(
+    models: tuple[Path, Path], fake: Fake, tmp_path: Path, change: dict[str, object]
+) -> None:
+    """A line that this version did not write, or wrote of another example, costs that example alone."""
+    fake()
+    before = score(tmp_path / "out", models[0])
+    (path,) = (tmp_path / "out").rglob("samples.jsonl")
+    first, *rest = map(json.loads, path.read_text().splitlines())
+    kept = {key: value for key, value in {**first, **change}.items() if value is not None}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [kept, *rest]))
+    engine = fake()
+    after = score(tmp_path / "out", models[0])
+    assert asked(engine) == 1
+    assert after[0].samples == before[0].samples
+
+
 def test_refusals_come_first(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
     """Whatever is wrong with the last model is said before the first is asked."""
     a, b = models

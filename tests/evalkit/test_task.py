@@ -131,6 +131,12 @@ def test_exhaustion() -> None:
     )
 
 
+def test_only_misses_in_a_row_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each new example is a new beginning: sixty take more than three hundred misses, and still are found."""
+    monkeypatch.setattr("evalkit.task.MISSES", 200)
+    assert len(Doubling().examples("id", 60)) == 60
+
+
 def test_no_examples_at_all() -> None:
     """Where there is not one example, asking for fewer is no advice."""
     with pytest.raises(TaskError, match="`validation` of the split `id` has no examples; choose other parameters"):

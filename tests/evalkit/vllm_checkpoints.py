@@ -114,7 +114,7 @@ def main() -> None:
     program.load("plain0", "plain0, put in")
     program.batches()
     program.load("tied1", "tied1, fresh")
-    victim = [pid for pid in vllm_processes() if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()][0]
+    victim = next(pid for pid in vllm_processes() if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes())
     running = engine.generate([Request(chat(prompt)) for prompt in PROMPTS * 20], Sampling(max_tokens=60))
     next(running)
     os.kill(victim, signal.SIGKILL)
