@@ -1,23 +1,25 @@
-"""The processes of a running vLLM engine: noticed when they die, and ended for certain."""
+"""The processes and threads of a running vLLM engine: noticed when they die, and ended for certain."""
 
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from threading import Thread
 from typing import Any
 
+_CLIENT_THREADS: set[str] = set()
 ENDING = 10.0  # seconds that a process gets to end by itself
 
 
 class Processes:
-    """The children that this process has from here on: make one before an engine is started."""
+    """The child processes and threads that come from here on: make one before an engine is started."""
 
     def __init__(self) -> None:
         self._before = set(multiprocessing.active_children())
+        self._threads = set(threading.enumerate())
         self._ours: list[BaseProcess] = []
 
     def watch(self, client: Any) -> None:
@@ -29,15 +31,22 @@ class Processes:
         """
         self._ours = self._found()
         if self._ours and hasattr(client, "outputs_queue"):
-            Thread(target=_wake_at_end, args=(client, [each.sentinel for each in self._ours]), daemon=True).start()
+            threading.Thread(target=_wake_at_end, args=(client, [each.sentinel for each in self._ours]), daemon=True).start()
 
     def end(self) -> None:
-        """Wait for the processes, and kill those that do not end by themselves; their workers end with them."""
+        """Wait for the processes, and kill those that do not end by themselves; their workers end with them.
+
+        Then for the threads of vLLM's client, which end with the processes: Python was seen to abort when it ended
+        while one of them still ran.
+        """
         for process in self._ours or self._found():
             process.join(ENDING)
             if process.is_alive():
                 process.kill()
                 process.join()
+        for thread in set(threading.enumerate()) - self._threads - {threading.current_thread()}:
+            if thread.name in _CLIENT_THREADS:
+                thread.join(ENDING)
 
     def _found(self) -> list[BaseProcess]:
         return [each for each in multiprocessing.active_children() if each not in self._before]

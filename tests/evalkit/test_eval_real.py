@@ -15,7 +15,7 @@ from tests.smollm2 import Pair
 
 pytestmark = [pytest.mark.vllm, pytest.mark.real]
 
-HANDS = 6
+HANDS = 3
 ANSWERS = ["--n", str(HANDS), "--attempts", "2", "--max-tokens", "40"]
 # float32, where rounding is too small to turn the choice of a token between two implementations
 EXACT = ["--engine-option", "dtype=float32"]

@@ -10,15 +10,18 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evalkit.engines.base import Model, Request, Sampling
 from evalkit.engines.vllm import VllmEngine
 from evalkit.errors import EngineError
 
-CONTEXT = 96  # tokens, fewer than the models have
-PROMPTS = ["What is 7 times 8?", "a", "The quick brown fox jumps"]
+CONTEXT = 256  # tokens, fewer than the models have
+LONG = "The quick brown fox jumps" * 7  # more than a block of vLLM's cache of common beginnings, which has 128 tokens
+PROMPTS = ["What is 7 times 8?", "a", LONG]
 ANSWERS = ["56", "bcdef", " over the lazy dog."]
 GREEDY = Sampling(max_tokens=24)
 DRAWN = Sampling(temperature=1.0, max_tokens=24)
@@ -63,8 +66,8 @@ class Program:
         result["drawn otherwise"] = self.answer(DRAWN, PROMPTS[1:2], seed=6)[0]
         result["together"] = self.answer(GREEDY, PROMPTS)
         first = engine.generate([Request(chat(prompt)) for prompt in PROMPTS * 5], GREEDY)
-        next(first)
-        first.close()
+        with closing(cast("Generator[Any, None, None]", first)):
+            next(first)
         result["after a batch that was closed"] = self.answer(GREEDY, PROMPTS)
         dropped = engine.generate([Request(chat(prompt)) for prompt in PROMPTS * 5], GREEDY)
         next(dropped)
