@@ -110,12 +110,10 @@ def evaluate_harness(
     from evalkit.harness_scorer import score_harness
 
     fewshot = _fewshot(settings or {})
-    spec, options = engine or default_engine(), engine_options or {}
-    with make_engine(spec, options, chat_template) as made:
+    spec = engine or default_engine()
+    with make_engine(spec, engine_options or {}, chat_template) as made:
         harness = Harness(name, limit=n, seed=seed, chat=chat, fewshot=fewshot)
-        store, scored = score_harness(
-            harness, made, spec, options, chat_template, models, Path(out), progress or Silence()
-        )
+        store, scored = score_harness(harness, made, spec, chat_template, models, Path(out), progress or Silence())
         return _report(store, scored)
 
 

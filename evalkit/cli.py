@@ -35,7 +35,9 @@ def _text(_: click.Context, __: click.Parameter, path: Path | None) -> str | Non
 )
 @click.option("--split", "splits", multiple=True, help="A split to score; may be repeated. Default: the task's.")
 @click.option("--n", type=click.IntRange(1), help="Examples of each split. Default: the task's.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the examples and of sampling.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the examples and of sampling."
+)
 @click.option(
     "--part",
     type=click.Choice(["test", "validation", "rl", "train"]),

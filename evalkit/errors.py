@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from surgery.errors import SurgeryError
 
+FOREIGN = 200  # characters of a library's message that are quoted
+
 
 class TaskError(SurgeryError, ValueError):
     """There is no such task, or its parameters, splits or data are wrong."""
@@ -23,3 +25,10 @@ class EngineError(SurgeryError, RuntimeError):
 
 class ResultsError(SurgeryError, OSError):
     """The results' directory cannot be read or written, or another run is writing there."""
+
+
+def first_line(error: BaseException) -> str:
+    """A foreign error as part of a message: its class and first line, since libraries write pages."""
+    lines = str(error).strip().splitlines()
+    name = type(error).__name__
+    return f"{name}: {lines[0].strip()[:FOREIGN]}" if lines else name

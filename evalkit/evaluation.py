@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from evalkit.engines.base import Sampling
+from evalkit.engines.base import Engine, Sampling
 from evalkit.errors import TaskError
 from evalkit.prompt_template import PromptTemplate
 from evalkit.run import Asking
 from evalkit.settings import Kind, Settings
 from evalkit.task import TEST, Example, Task
+from surgery.wording import quoted
 
 RETRY = 300  # bytes that a retry message and the template's marks may take
 
@@ -52,6 +53,8 @@ class Evaluation:
                 raise TaskError(f"found {name} = {value}; expected 1 or more")
         if not (math.isfinite(self.sampling.temperature) and self.sampling.temperature >= 0):
             raise TaskError(f"found temperature = {self.sampling.temperature}; expected 0 (greedy) or more")
+        if not self.splits:
+            raise TaskError(f"found no split to score; the splits of {self.task.name}: {quoted(self.task.splits)}")
         if len(set(self.splits)) < len(self.splits):
             raise TaskError(f"found a split twice: {', '.join(self.splits)}; name each once")
 
@@ -81,8 +84,8 @@ class Evaluation:
             longest = max(longest, longest + references - self.sampling.max_tokens)
         return longest + RETRY + self.attempts * (self.sampling.max_tokens + RETRY)
 
-    def settings(self, kind: Kind, versions: Mapping[str, str]) -> Settings:
-        """What the results are kept under."""
+    def settings(self, kind: Kind, engine: Engine) -> Settings:
+        """What the results are kept under; `engine` is the one that was made of `engine` and `options`."""
         sampled = kind == "answers"
         return Settings(
             kind=kind,
@@ -92,8 +95,8 @@ class Evaluation:
             part=self.part,
             seed=self.seed,
             engine=self.engine,
-            engine_options=dict(self.options),
-            versions=dict(versions),
+            engine_options=dict(engine.identity),
+            versions=dict(engine.versions()),
             chat=self.chat,
             prompt=None if self.template is None else self.template.text,
             chat_template=self.chat_template,

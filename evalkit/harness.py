@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from evalkit.engines.base import Engine
-from evalkit.errors import TaskError
+from evalkit.errors import TaskError, first_line
 from evalkit.summary import Metric
 from surgery.errors import SurgeryError
 from surgery.wording import LISTED, quoted, show
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # The harness's own seeds: with the seed 0 the documents and few-shot examples are those of published results.
 RANDOM_SEED = 0
 FEWSHOT_SEED = 1234
+MAX_SEED = 2**32 - 1  # what NumPy takes
 
 BOOTSTRAP = 1_000  # resamples for the standard errors that have no formula; the harness's 100,000 take minutes
 
@@ -59,12 +60,15 @@ class Harness:
     """A task, a group or a tag of the harness, or a task file, with its documents loaded; scores any number of models.
 
     `limit` takes that many documents of each task from its beginning, `fewshot` replaces the task's own number of
-    examples. Raises TaskError where the harness is not installed, does not know the name, or cannot have the data.
+    examples. Raises TaskError for a seed that NumPy does not take, and where the harness is not installed, does not know
+    the name, or cannot have the data.
     """
 
     def __init__(
         self, name: str, *, limit: int | None = None, seed: int = 0, chat: bool = False, fewshot: int | None = None
     ) -> None:
+        if not 0 <= seed <= MAX_SEED:
+            raise TaskError(f"`lm_eval:{name}`: found the seed {seed}, expected 0 to 2**32-1; give another `--seed`")
         if importlib.util.find_spec("lm_eval") is None:
             raise TaskError(
                 f"`lm_eval:{name}` needs lm-evaluation-harness, which is not installed: pip install 'surgery[lm-eval]'"
@@ -79,11 +83,13 @@ class Harness:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What the metrics depend on besides model and engine, as plain data. A request is kept under its own text."""
+        """What the metrics depend on besides model and engine, as plain data.
+
+        Not `limit`: requests are kept under their own texts, so that more documents ask only for what is new.
+        """
         tasks = self._loaded["tasks"]
-        path = Path(self.name).expanduser()
+        path = _path(self.name)
         return {
-            "limit": self.limit,
             "fewshot": {name: task.get_config("num_fewshot") for name, task in tasks.items()},
             "tasks": {name: str(task.VERSION) for name, task in tasks.items()},
             "file": blake3(path.read_bytes()).hexdigest() if path.is_file() else None,
@@ -115,7 +121,7 @@ class Harness:
             except SurgeryError:
                 raise
             except Exception as error:  # tasks are programs: they raise what they like
-                raise TaskError(f"`lm_eval:{self.name}` fails: {_short(error)}") from error
+                raise TaskError(f"`lm_eval:{self.name}` fails: {first_line(error)}") from error
         metrics = tuple(metric for name in results["results"] for metric in _metrics(name, results))
         return Outcome(metrics, model.generated, model.reused, model.no_room)
 
@@ -124,7 +130,7 @@ def _load(name: str) -> dict[str, Any]:
     """Tasks and groups of a name or a file. Raises TaskError."""
     from lm_eval.tasks import TaskManager
 
-    path = Path(name).expanduser()
+    path = _path(name)
     is_file = path.suffix in (".yaml", ".yml")
     if is_file and not path.is_file():
         raise TaskError(f"there is no task file `{path}`; give a file, or the name of a task of lm-evaluation-harness")
@@ -142,9 +148,13 @@ def _load(name: str) -> dict[str, Any]:
         raise
     except Exception as error:  # the hub, data sets' own code and YAML: each raises its own
         raise TaskError(
-            f"`lm_eval:{name}` cannot be loaded: {_short(error)}; its data come from the Hugging Face hub or the files "
+            f"`lm_eval:{name}` cannot be loaded: {first_line(error)}; its data come from the Hugging Face hub or the files "
             "that it names: where there is no network, load it once where there is, and bring the cache (`HF_HOME`)"
         ) from error
+
+
+def _path(name: str) -> Path:
+    return Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises where there is no such user)
 
 
 def _group(path: Path) -> str | None:
@@ -242,14 +252,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(RANDOM_SEED + seed)
-    np.random.seed(FEWSHOT_SEED + seed)
+    np.random.seed((FEWSHOT_SEED + seed) % (MAX_SEED + 1))
     try:
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-def _short(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -14,6 +14,7 @@ from lm_eval.api.model import LM
 
 from evalkit.engines.base import Engine, Prompt, Request, Sampling
 from evalkit.errors import TaskError
+from evalkit.run import seed_of
 from surgery.wording import show
 
 MAX_TOKENS = 256  # of an answer, where a task does not say: the harness's own default
@@ -71,7 +72,7 @@ class HarnessModel(LM):  # type: ignore[misc] # the harness is not typed
             # Sampled again, a prompt is another request; a greedy answer is the same each time.
             again[named] += sampling.temperature > 0
             name = _name(named, again[named])
-            asked.append(_Asked(name, _prompt(context), sampling=sampling, seed=_seed(name)))
+            asked.append(_Asked(name, _prompt(context), sampling=sampling, seed=seed_of(name)))
         rows = self._answered(asked, self._generate)
         self.no_room += sum(row["finish"] == "context" for row in rows)
         return [str(row["text"]) for row in rows]
@@ -183,7 +184,3 @@ def _plain(sampling: Sampling) -> list[Any]:
 def _name(*parts: object) -> str:
     """The name of a request in the journal: a digest of all that its answer depends on besides the model."""
     return blake3(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _seed(name: str) -> int:
-    return int(name[:8], 16) >> 1  # 31 bits: every engine takes as many

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from evalkit.engines.base import Completion, Engine, Model, Prompt, Request, Sampling, TokenScore
 from evalkit.harness import Harness
-from evalkit.models import open_models
+from evalkit.models import check_unchanged, open_models
 from evalkit.progress import Progress
+from evalkit.rendering import Renderer
 from evalkit.settings import Settings
 from evalkit.store import Store
 from evalkit.summary import Scored
@@ -22,9 +23,14 @@ class OnDemand(Engine):
 
     name: ClassVar[str] = "on demand"
 
-    def __init__(self, engine: Engine, model: Model, progress: Progress) -> None:
-        self._engine, self._model, self._progress = engine, model, progress
+    def __init__(self, engine: Engine, model: Model, out: Path, progress: Progress) -> None:
+        self._engine, self._model, self._out, self._progress = engine, model, out, progress
         self._loaded = False
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """That of the engine."""
+        return self._engine.identity
 
     def versions(self) -> Mapping[str, str]:
         """Those of the engine."""
@@ -34,10 +40,6 @@ class OnDemand(Engine):
         """Make another model the one that answers."""
         self._engine.load(model, context)
         self._loaded = True
-
-    def count(self, prompt: Prompt) -> int:
-        """Tokens of the prompt."""
-        return self._ready(0).count(prompt)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         """The engine's answers."""
@@ -61,27 +63,32 @@ class OnDemand(Engine):
             self._progress.model(self._model.name, requests, 0)
         if not self._loaded:
             self.load(self._model, CONTEXT)
+            check_unchanged(self._model, self._out)
         return self._engine
 
 
 def score_harness(
-    harness: Harness, engine: Engine, spec: str, options: Mapping[str, Any], chat_template: str | None,
+    harness: Harness, engine: Engine, spec: str, chat_template: str | None,
     sources: Sequence[str | Path], out: Path, progress: Progress,
 ) -> tuple[Store, list[Scored]]:  # fmt: skip
-    """The metrics of every model, and where they are kept. `spec` and `options` are what `engine` was made from.
+    """The metrics of every model, and where they are kept. `spec` is what `engine` was made from.
 
     Raises TaskError, EngineError, ResultsError, CheckpointError.
     """
     settings = Settings(
         kind="requests", task=f"lm_eval:{harness.name}", task_version=1, parameters=harness.identity, part="",
-        seed=harness.seed, engine=spec, engine_options=dict(options), versions=dict(engine.versions()),
+        seed=harness.seed, engine=spec, engine_options=dict(engine.identity), versions=dict(engine.versions()),
         chat=harness.chat, chat_template=chat_template,
     )  # fmt: skip
     store = Store(out, settings)
+    models = open_models(sources, spec, out)
+    for model in models:
+        if model.path is not None and not store.place(model).exists():  # unknown: find out now whether it can be asked
+            Renderer(model, chat_template).tokens(({"role": "user", "content": "?"},) if harness.chat else "?")
     scored = []
-    for model in open_models(sources, spec, out):
+    for model in models:
         with store.open(model) as journal:
-            outcome = harness.run(OnDemand(engine, model, progress), journal)
+            outcome = harness.run(OnDemand(engine, model, out, progress), journal)
         if outcome.no_room:
             progress.note(f"{model.name}: {outcome.no_room:,} prompts had no room in the context and count as wrong")
         scored.append(Scored(model, generated=outcome.generated, reused=outcome.reused, metrics=outcome.metrics))

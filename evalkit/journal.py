@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -60,6 +61,8 @@ class Journal:
         """Close the file, which releases the lock."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough where a process was forked, as vLLM's are
             os.close(fd)
 
     def __enter__(self) -> Self:
@@ -77,6 +80,10 @@ class Journal:
             raise ResultsError(
                 f"another process is scoring this model under these settings: `{self.path}`; wait until it is done, "
                 "or choose another `--out`"
+            ) from error
+        except OSError as error:
+            raise ResultsError(
+                f"cannot lock `{self.path}`: {error.strerror}; give an `--out` on a file system that has locks"
             ) from error
         try:
             content = self.path.read_bytes()

@@ -12,6 +12,7 @@ from evalkit.engines.base import Model
 from evalkit.errors import EngineError, TaskError
 from evalkit.store import DIGESTS
 from surgery.checkpoint import open_checkpoint
+from surgery.errors import CheckpointError
 
 
 def open_models(sources: Sequence[str | Path], engine: str, out: Path) -> list[Model]:
@@ -25,6 +26,14 @@ def open_models(sources: Sequence[str | Path], engine: str, out: Path) -> list[M
     if twice is not None:
         raise TaskError(f"found the model `{twice}` twice; name each once")
     return [_open(name, engine, out) for name in names]
+
+
+def check_unchanged(model: Model, out: Path) -> None:
+    """Raise CheckpointError where a checkpoint is no longer the one that was opened: a trainer may write over it."""
+    if model.path is not None and checkpoint_digest(open_checkpoint(model.path), out / DIGESTS) != model.digest:
+        raise CheckpointError(
+            f"`{model.name}` was changed after this run had begun; run the same command again, once it is written"
+        )
 
 
 def _open(name: str, engine: str, out: Path) -> Model:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from evalkit.engines.base import Model, Prompt
-from evalkit.errors import EngineError
+from evalkit.errors import EngineError, first_line
 from surgery.wording import quoted
 
 # Keys under which configurations tell how many positions a model has, the nested ones of multimodal models included.
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 _TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+# What templates take for today (Llama 3.2's write it into every prompt): results must not change overnight. It is the
+# day that Llama 3's own templates fall back to where nobody tells them the date.
+TODAY = datetime(2024, 7, 26)
 _TEMPLATE_ADVICE = "give one with `--chat-template FILE`, or send the prompts as plain text with `--no-chat`"
+
+
+def renderer_versions() -> dict[str, str]:
+    """The packages that a prompt's tokens depend on, and their versions. Raises PackageNotFoundError."""
+    return {name: version(name) for name in ("transformers", "tokenizers")}
 
 
 class Renderer:
@@ -40,8 +50,8 @@ class Renderer:
             )
         except Exception as error:  # a broken file raises whatever its parser raises
             raise EngineError(
-                f"`{model.name}`: its tokenizer cannot be loaded ({_short(error)}); copy the tokenizer files of the "
-                "model it was made from"
+                f"`{model.name}`: its tokenizer cannot be loaded ({first_line(error)}); copy the tokenizer files of "
+                "the model it was made from"
             ) from error
         self._template = chat_template
         self._start, self._extra = _frame(self.tokenizer)
@@ -126,11 +136,12 @@ class Renderer:
                 add_generation_prompt=True,
                 return_dict=False,
                 tokenizer_kwargs={"verbose": False},  # no advice about long texts
+                strftime_now=TODAY.strftime,  # before transformers' own of that name
             )
         except Exception as error:  # templates are programs: they raise what they like
             whose = "its chat template" if self._template is None else "the chat template given"
             raise EngineError(
-                f"`{self.name}`: {whose} fails ({_short(error)}); {_TEMPLATE_ADVICE.replace('one', 'another', 1)}"
+                f"`{self.name}`: {whose} fails ({first_line(error)}); {_TEMPLATE_ADVICE.replace('one', 'another', 1)}"
             ) from error
         return list(rendered)
 
@@ -182,7 +193,12 @@ def _stretched(config: Mapping[str, Any]) -> int:
     if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type")) != "yarn":
         return 0
     factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
-    return int(factor * original) if isinstance(factor, int | float) and isinstance(original, int) else 0
+    if not isinstance(factor, int | float) or not isinstance(original, int):
+        return 0
+    try:
+        return int(factor * original)
+    except (OverflowError, ValueError):  # no number of positions: infinity, NaN
+        return 0
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -190,12 +206,6 @@ def _json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise EngineError(f"cannot read `{path}`: {_short(error)}") from error
+    except (OSError, ValueError, RecursionError) as error:  # the last where it is nested thousands deep
+        raise EngineError(f"cannot read `{path}`: {first_line(error)}") from error
     return value if isinstance(value, dict) else {}
-
-
-def _short(error: Exception) -> str:
-    """The first line of a library's message, which may run over a page."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

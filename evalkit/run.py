@@ -67,7 +67,7 @@ def play(
         if not live:
             return
         progress.turn(attempt + 1, len(live))
-        requests = [Request(asking.prompt(e.example, e.turns), _seed(seed, e.example, attempt)) for e in live]
+        requests = [Request(asking.prompt(e.example, e.turns), seed_of(seed, e.example.split, e.example.index, attempt)) for e in live]
         going_on = []
         for number, completion in engine.generate(requests, sampling):
             episode = live[number]
@@ -80,15 +80,20 @@ def play(
         live = [live[number] for number in sorted(going_on)]
 
 
+def no_room(model: str, example: Example, prompt_tokens: int, answer_tokens: int) -> TaskError:
+    """The error for a prompt that leaves no room in a model's context."""
+    return TaskError(
+        f"`{model}`: the prompt of example {example.index} of `{example.split}` has {prompt_tokens:,} tokens, and with "
+        f"{answer_tokens:,} for the answer that is more than its context; lower `--max-tokens`, or shorten the prompt "
+        "(`--prompt FILE`)"
+    )
+
+
 def _take(task: Task, episode: _Episode, completion: Completion, model: str, sampling: Sampling) -> bool:
     """Grade an answer; whether the episode has ended."""
     if completion.finish == "context":
         if not episode.turns:
-            raise TaskError(
-                f"`{model}`: the prompt of example {episode.example.index} of `{episode.example.split}` has "
-                f"{completion.prompt_tokens:,} tokens, and with {sampling.max_tokens:,} for the answer that is more "
-                "than its context; lower `--max-tokens`, or shorten the prompt (`--prompt FILE`)"
-            )
+            raise no_room(model, episode.example, completion.prompt_tokens, sampling.max_tokens)
         return True
     grade = task.grade(episode.example.data, completion.text)
     episode.turns.append(Turn(completion.text, grade))
@@ -133,6 +138,7 @@ def losses(asking: Asking, examples: Sequence[Example], engine: Engine, model: s
         )
 
 
-def _seed(seed: int, example: Example, attempt: int) -> int:
-    text = f"{seed}/{example.split}/{example.index}/{attempt}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
+def seed_of(*parts: object) -> int:
+    """The seed of a request that these parts tell from all others: 31 bits, which every engine takes."""
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 1

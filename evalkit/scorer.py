@@ -11,12 +11,13 @@ from typing import Self, TypeVar
 
 from evalkit.engines import make_engine
 from evalkit.engines.base import Model
+from evalkit.errors import EngineError
 from evalkit.evaluation import Evaluation
 from evalkit.journal import Journal
-from evalkit.models import open_models
+from evalkit.models import check_unchanged, open_models
 from evalkit.progress import Progress, Silence
 from evalkit.rendering import Renderer
-from evalkit.run import losses, play
+from evalkit.run import losses, no_room, play
 from evalkit.samples import Loss, Sample
 from evalkit.store import Store
 from evalkit.summary import Scored
@@ -60,9 +61,13 @@ class Scorer:
         self._out = out
         self._progress = progress or Silence()
         self._engine = make_engine(evaluation.engine, evaluation.options, evaluation.chat_template)
-        versions = self._engine.versions()
-        self.answers = Store(out, evaluation.settings("answers", versions))
-        self._losses = Store(out, evaluation.settings("losses", versions)) if evaluation.loss else None
+        if evaluation.loss and not self._engine.scores:
+            raise EngineError(
+                f"the engine `{evaluation.engine}` does not tell the log-probabilities of given answers; leave out "
+                "`--loss`, or use `--engine vllm` or `transformers`"
+            )
+        self.answers = Store(out, evaluation.settings("answers", self._engine))
+        self._losses = Store(out, evaluation.settings("losses", self._engine)) if evaluation.loss else None
 
     def score(self, sources: Sequence[str | Path]) -> list[Scored]:
         """Score models, given as directories, hub ids, or a server's names for them.
@@ -86,18 +91,33 @@ class Scorer:
         return _Work(model, answers, scored, self.evaluation.examples)
 
     def _check(self, work: _Work) -> None:
-        """Find out now whether prompts can be rendered, not when other models have been scored for an hour."""
-        if work.missing and work.model.path is not None:
-            renderer = Renderer(work.model, self.evaluation.chat_template)
-            renderer.tokens(self.evaluation.asking.prompt(self.evaluation.examples[0]))
+        """Find out now whether prompts can be rendered and fit, not when other models have been scored for an hour."""
+        if not work.missing or work.model.path is None:
+            return
+        asking, sampling = self.evaluation.asking, self.evaluation.sampling
+        renderer = Renderer(work.model, self.evaluation.chat_template)
+        for example in work.unanswered:
+            tokens = len(renderer.tokens(asking.prompt(example)))
+            if not renderer.room(tokens, sampling.max_tokens):
+                raise no_room(work.model.name, example, tokens, sampling.max_tokens)
+        for example in work.unscored:
+            prompt, answer = renderer.pair(asking.prompt(example), asking.task.reference(example.data), end=True)
+            if not renderer.room(len(prompt), len(answer)):
+                raise no_room(work.model.name, example, len(prompt), len(answer))
 
     def _scored(self, work: _Work) -> Scored:
         model, progress = work.model, self._progress
         missing = work.missing
         total = len(work.examples) * (1 if work.losses is None else 2)
         progress.model(model.name, total, total - missing)
+        if model.path is None and missing < total:
+            progress.note(
+                f"{model.name}: what the server answered earlier is used; where it has got other weights under this "
+                "name since, choose another `--out`"
+            )
         if missing:
             self._engine.load(model, self._context)
+            check_unchanged(model, self._out)
             self._answer(work)
             self._score_references(work)
         samples = [_known(Sample, work.answers, example) for example in work.examples]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from evalkit.task import Conversation
 
@@ -39,7 +39,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt and the seed of its own randomness: the answer depends on no other request of the batch."""
+    """A prompt and the seed of its own randomness: up to rounding, the answer depends on no other request."""
 
     prompt: Prompt
     seed: int = 0
@@ -74,10 +74,16 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    scores: ClassVar[bool] = True  # whether `score` is to be had
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """The given options that answers depend on, as plain data; not those that only cost time or memory."""
 
     @abstractmethod
     def versions(self) -> Mapping[str, str]:
-        """What answers may depend on besides the settings: the engine's package and version. Starts nothing."""
+        """The packages that answers depend on, and their versions. Starts nothing. Raises EngineError."""
 
     @abstractmethod
     def load(self, model: Model, context: int) -> None:
@@ -86,10 +92,6 @@ class Engine(ABC):
         `context` is how many tokens a prompt and its answer may need, as far as is known; engines that reserve
         memory for it take the smaller of this and what the model can. Raises EngineError.
         """
-
-    @abstractmethod
-    def count(self, prompt: Prompt) -> int:
-        """Tokens of the prompt for the loaded model. Raises EngineError where the engine cannot tell."""
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:

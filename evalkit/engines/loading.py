@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from evalkit.engines.base import Model
-from evalkit.errors import EngineError
+from evalkit.errors import EngineError, first_line
 from surgery.wording import quoted
 
 
@@ -45,7 +45,7 @@ def load(model: Model, device: str, dtype: str, attention: str | None) -> Any:
         ) from error
     except Exception as error:  # files, kernels, quantisers: each raises what it likes
         raise EngineError(
-            f"`{model.name}`: transformers cannot load it ({_first_line(error)}); check `config.json` and the weights, "
+            f"`{model.name}`: transformers cannot load it ({first_line(error)}); check `config.json` and the weights, "
             "`surgery inspect` lists them"
         ) from error
     return network
@@ -94,7 +94,7 @@ def _network_class(model: Model) -> Any:
     except Exception as error:  # an unknown `model_type`, bad JSON, values that the model's own checks refuse
         raise EngineError(
             f"`{model.name}`: transformers {transformers.__version__} does not take its `config.json` "
-            f"({_first_line(error)}); correct it, or install a version that knows the model"
+            f"({first_line(error)}); correct it, or install a version that knows the model"
         ) from error
     named = list(config.architectures or [])
     if not named:
@@ -133,9 +133,3 @@ def _check_report(name: str, report: Mapping[str, Any]) -> None:
             f"`{name}`: its weights do not fit its `config.json`: {'; '.join(faults)}; complete the weights, or "
             "correct `config.json`"
         )
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of a library's message, which may run over a page."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

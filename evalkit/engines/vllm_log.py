@@ -32,7 +32,7 @@ _OTHERWISE = "see the whole log with `VLLM_LOGGING_LEVEL=INFO`, or use `--engine
 class Log:
     """A file without a name, into which an engine's processes write instead of to the terminal.
 
-    Where the user has set `VLLM_LOGGING_LEVEL`, nothing is taken away from the terminal.
+    Where the user has set `VLLM_LOGGING_LEVEL` all of it is shown, on stderr: vLLM would write to stdout, into results.
     """
 
     def __init__(self) -> None:
@@ -45,15 +45,12 @@ class Log:
 
         By the file descriptors: they are what started processes take over, for good.
         """
-        if self._shown:
-            yield
-            return
         sys.stdout.flush()
         sys.stderr.flush()
         kept = [(fd, copy) for fd in (1, 2) if (copy := _copy(fd)) is not None]
         try:
             for fd, _ in kept:
-                os.dup2(self._file.fileno(), fd)
+                os.dup2(2 if self._shown else self._file.fileno(), fd)
             yield
         finally:
             sys.stdout.flush()

@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import EngineError
-from surgery.wording import suggestion
+from surgery.wording import show, suggestion
 
 # Decided by the engine: which model, in what form its results come, and what putting in weights relies on.
 OWNED = (
     "model", "tokenizer", "skip_tokenizer_init", "tokenizer_mode", "chat_template", "runner", "convert", "worker_cls",
     "worker_extension_cls", "logprobs_mode", "generation_config", "data_parallel_size", "use_tqdm_on_load",
 )  # fmt: skip
+
+# Those that cost time or memory, and change answers by rounding at most.
+COSTS = frozenset({
+    "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "gpu_memory_utilization",
+    "kv_cache_memory_bytes", "cpu_offload_gb", "block_size", "enable_prefix_caching", "max_num_seqs",
+    "max_num_batched_tokens", "enable_chunked_prefill", "enforce_eager", "compilation_config",
+    "cudagraph_capture_sizes", "max_cudagraph_capture_size", "async_scheduling", "disable_custom_all_reduce",
+    "disable_log_stats", "download_dir", "max_parallel_loading_workers", "safetensors_load_strategy",
+})  # fmt: skip
 
 
 def parse(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +39,11 @@ def parse(options: Mapping[str, Any]) -> dict[str, Any]:
             raise EngineError(f"the option `{name}` of vLLM is set by this engine; leave it out")
         if known and name not in known:
             raise EngineError(f"vLLM has no option `{name}`; {_nearest(name, known)}")
-    return {name: _value(value) for name, value in options.items()}
+    parsed = {name: _value(value) for name, value in options.items()}
+    length = parsed.get("max_model_len", 1)
+    if not isinstance(length, int) or length < 1:
+        raise EngineError(f"the option `max_model_len` of vLLM: found {show(length)}; expected a number of tokens")
+    return parsed
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -10,8 +10,10 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-_CLIENT_THREADS: set[str] = set()
-ENDING = 10.0  # seconds that a process gets to end by itself
+ENDING = 5.0  # seconds that a process gets to end by itself
+
+_WATCH = "evalkit-vllm"  # our thread's name
+_CLIENT = {_WATCH, "MPClientEngineMonitor", "EngineCoreOutputQueueThread"}  # and those of vLLM's client
 
 
 class Processes:
@@ -31,7 +33,8 @@ class Processes:
         """
         self._ours = self._found()
         if self._ours and hasattr(client, "outputs_queue"):
-            threading.Thread(target=_wake_at_end, args=(client, [each.sentinel for each in self._ours]), daemon=True).start()
+            sentinels = [each.sentinel for each in self._ours]
+            threading.Thread(target=_wake_at_end, args=(client, sentinels), name=_WATCH, daemon=True).start()
 
     def end(self) -> None:
         """Wait for the processes, and kill those that do not end by themselves; their workers end with them.
@@ -44,8 +47,8 @@ class Processes:
             if process.is_alive():
                 process.kill()
                 process.join()
-        for thread in set(threading.enumerate()) - self._threads - {threading.current_thread()}:
-            if thread.name in _CLIENT_THREADS:
+        for thread in set(threading.enumerate()) - self._threads:
+            if thread.name in _CLIENT:
                 thread.join(ENDING)
 
     def _found(self) -> list[BaseProcess]:

@@ -19,7 +19,7 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class EngineExtension:
     """Methods for a worker process of one engine, with one part of the model."""
 
     model_runner: Any
+    vllm_config: Any
     reload_weights: Callable[..., None]
 
     def take_weights(self, path: str) -> list[str]:
@@ -57,15 +58,18 @@ class EngineExtension:
         vLLM's own processes notice each other's end but not that of the program that started them: after a
         `kill -9` they would keep their memory for ever.
         """
-        if hasattr(os, "pidfd_open"):  # Linux
-            threading.Thread(target=_follow, args=(os.pidfd_open(process), process), daemon=True).start()
+        backend = self.vllm_config.parallel_config.distributed_executor_backend
+        if backend in ("mp", "uni") and hasattr(os, "pidfd_open"):  # on this machine, with Linux
+            core = os.getppid()  # now: once its parent has ended, a process is given to some other
+            above = None if core == process else os.pidfd_open(core)  # the worker may live in the core's process
+            threading.Thread(target=_follow, args=(os.pidfd_open(process), above), daemon=True).start()
 
 
-def _follow(descriptor: int, process: int) -> None:
+def _follow(descriptor: int, above: int | None) -> None:
     select.select([descriptor], [], [])
-    core = os.getppid()
-    if core not in (process, 1):  # where the worker lives in the core's process, its parent is the program itself
-        os.kill(core, signal.SIGKILL)
+    if above is not None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(above, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from evalkit.graders.verdict import right, unparsable, wrong
@@ -15,6 +16,7 @@ from evalkit.task import Grade
 
 LETTERS = string.ascii_uppercase
 MAX_CHOICES = len(LETTERS)
+MARKS = 16  # the last ones: an answer that concludes more often is a repetition or an attack
 
 _AROUND = " \t\r\n*_`'\"()[]{}<>.,:;!$"  # what may surround an answer that is a letter alone
 # A conclusion: what follows is meant as the answer.
@@ -44,6 +46,7 @@ _MENTION = re.compile(
 _GOES_ON = frozenset({"as", "because", "but", "due", "for", "is", "since", "so", "which", "with"})
 _MORE = re.compile(r"\s*(?:[,/&]|or\b|and\b)\s*\(?(?P<letter>[A-Z])\b")  # "A or C": no conclusion
 _WORDS = frozenset("AI")
+_BREAK = re.compile(r"\W")
 _NEGATION = re.compile(r"\b(?:not|never|except|neither|nor|incorrect|wrong)\b|n['’]t\b", re.IGNORECASE)
 
 
@@ -91,11 +94,13 @@ def _readings(reference: str, choices: Sequence[str]) -> set[int]:
 
 def _named(answer: str, choices: Sequence[str]) -> set[int]:
     """The choices that the answer names, by the most telling sign that it gives."""
-    alone = _whole(answer, choices)
+    plain = [_plain(choice) for choice in choices]
+    folded = [choice.casefold() for choice in plain]
+    alone = _whole(answer, plain, folded)
     if alone is not None:
         return {alone}
-    for mark in reversed(list(_MARK.finditer(answer))):
-        concluded = _concluded(answer, mark.end(), choices)
+    for mark in reversed(deque(_MARK.finditer(answer), maxlen=MARKS)):
+        concluded = _concluded(answer, mark.end(), folded)
         if concluded is not None:
             return {concluded}
     mentions = [(i, start) for i, start in _mentions(answer) if i < len(choices)]
@@ -103,38 +108,38 @@ def _named(answer: str, choices: Sequence[str]) -> set[int]:
     if len(named) > 1 and not answer[: mentions[0][1]].strip(_AROUND):
         opening = mentions[0][0]  # "B. Paris", and then why not the others
         rest = answer[mentions[0][1] + 1 :].lstrip(_AROUND)
-        return {opening} if _begins(rest, choices[opening]) else named
-    return named or _texts(answer, choices)
+        return {opening} if _begins(_folded(rest), folded[opening]) else named
+    return named or _texts(answer, folded)
 
 
-def _whole(answer: str, choices: Sequence[str]) -> int | None:
+def _whole(answer: str, plain: Sequence[str], folded: Sequence[str]) -> int | None:
     """The choice whose letter or text the whole answer is."""
     text, bare = _plain(answer), answer.strip(_AROUND).upper()
-    plain = [_plain(choice) for choice in choices]
     if text and plain.count(text) == 1:
         return plain.index(text)
-    if len(bare) == 1 and bare in LETTERS[: len(choices)]:
+    if len(bare) == 1 and bare in LETTERS[: len(plain)]:
         return LETTERS.index(bare)
-    same = [i for i, choice in enumerate(plain) if text and choice.casefold() == text.casefold()]
-    return same[0] if len(same) == 1 else None
+    text = text.casefold()
+    return folded.index(text) if text and folded.count(text) == 1 else None
 
 
-def _concluded(answer: str, start: int, choices: Sequence[str]) -> int | None:
+def _concluded(answer: str, start: int, folded: Sequence[str]) -> int | None:
     """The choice that stands right after a mark."""
     filler = _FILLER.match(answer, start)
     assert filler is not None  # it may be empty
-    rest = answer[filler.end() : filler.end() + max(map(len, choices)) + 100]
+    rest = answer[filler.end() : filler.end() + max(map(len, folded)) + 100]
     found = _LETTER.match(rest)
     if found is not None:
         index = LETTERS.index((found["bracketed"] or found["bare"] or found["word"]).upper())
         more = _MORE.match(rest, found.end())
-        if index < len(choices) and (more is None or LETTERS.index(more["letter"]) >= len(choices)):
+        if index < len(folded) and (more is None or LETTERS.index(more["letter"]) >= len(folded)):
             following = (found["next"] or "").strip(_AROUND).lower()
             article = found["word"] in _WORDS and following not in _GOES_ON
-            if not article or _begins(rest[found.end() :].lstrip(_AROUND), choices[index]):
+            if not article or _begins(_folded(rest[found.end() :].lstrip(_AROUND)), folded[index]):
                 return index
-    begun = [i for i, choice in enumerate(choices) if _begins(rest, choice)]
-    return max(begun, key=lambda i: len(choices[i]), default=None)
+    text = _folded(rest)
+    begun = [i for i, choice in enumerate(folded) if _begins(text, choice)]
+    return max(begun, key=lambda i: len(folded[i]), default=None)
 
 
 def _mentions(answer: str) -> Iterator[tuple[int, int]]:
@@ -145,25 +150,45 @@ def _mentions(answer: str) -> Iterator[tuple[int, int]]:
         yield LETTERS.index(found[group]), found.start(group)
 
 
-def _texts(answer: str, choices: Sequence[str]) -> set[int]:
+def _texts(answer: str, folded: Sequence[str]) -> set[int]:
     """The choices whose texts occur in the answer; a text within a longer one does not count, nor does a denial."""
     if _NEGATION.search(answer):
         return set()
-    rest = " ".join(answer.split()).casefold()
+    rest = _folded(answer)
     found = set()
-    for i in sorted(range(len(choices)), key=lambda i: -len(choices[i])):
-        text = _plain(choices[i]).casefold()
-        pattern = rf"(?<!\w){re.escape(text)}(?!\w)"
-        if text and re.search(pattern, rest):
+    for i in sorted(range(len(folded)), key=lambda i: -len(folded[i])):
+        less = _without(rest, folded[i]) if folded[i] else rest
+        if less != rest:
             found.add(i)
-            rest = re.sub(pattern, "\n", rest)
+            rest = less
     return found
 
 
+def _without(text: str, words: str) -> str:
+    """The text with line breaks in place of all words that are these; parts of words do not count.
+
+    By hand: a regular expression would take the square of the length for `aaaa...`.
+    """
+    pieces, done, start = [], 0, text.find(words)
+    while start >= 0:
+        end = start + len(words)
+        if (end == len(text) or _BREAK.match(text, end)) and (start == 0 or _BREAK.match(text, start - 1)):
+            pieces.append(text[done:start])
+            done = following = end
+        else:
+            broken = _BREAK.search(text, start)
+            following = broken.end() if broken else len(text)
+        start = text.find(words, following)
+    return "\n".join([*pieces, text[done:]])
+
+
 def _begins(text: str, choice: str) -> bool:
-    """Whether a text begins with a choice's, and no word goes on after it."""
-    start, choice = " ".join(text.split()).casefold(), _plain(choice).casefold()
-    return bool(choice) and start.startswith(choice) and not start[len(choice) : len(choice) + 1].isalnum()
+    """Whether a folded text begins with a choice's, and no word goes on after it."""
+    return bool(choice) and text.startswith(choice) and not text[len(choice) : len(choice) + 1].isalnum()
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _plain(text: str) -> str:

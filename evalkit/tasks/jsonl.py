@@ -65,12 +65,17 @@ class Jsonl(Task):
         """The data of any record."""
         return draw.choice(self._files()[split].records)
 
-    def examples(self, split: str, n: int | None = None, seed: int = 0, part: str = TEST) -> list[Example]:  # noqa: ARG002
+    def examples(self, split: str, n: int | None = None, seed: int = 0, part: str = TEST) -> list[Example]:
         """At most n records, which the seed takes from the file; all of them where n is None or larger.
 
-        More examples begin with the same ones. Parts do not apply: the files are the user's, and so is their division.
-        Raises TaskError for an unknown split, and for everything that is wrong with the files.
+        More examples begin with the same ones. Raises TaskError for an unknown split, for any part but `test` (the
+        files are the user's, and so is their division), and for everything that is wrong with the files.
         """
+        if part != TEST:
+            raise TaskError(
+                f"jsonl: found the part {show(part)}, but parts do not apply to your own files; leave out `--part`, and "
+                "give the records that you mean in a file of their own"
+            )
         self.check_split(split)
         records = Draw(self.name, self.version, split, seed).shuffled(self._files()[split].records)
         return [Example(split, i, self.key(data), data) for i, data in enumerate(records[:n])]

@@ -24,30 +24,31 @@ class FakeEngine(Engine):
         self.scored: list[tuple[Prompt, str]] = []
         self.closed = False
 
+    @property
+    def identity(self) -> Mapping[str, object]:
+        return {}
+
     def versions(self) -> Mapping[str, str]:
         return {"fake": "1"}
 
     def load(self, model: Model, context: int) -> None:  # noqa: ARG002 - the interface's
         self.loaded.append(model)
 
-    def count(self, prompt: Prompt) -> int:
-        return len(text(prompt))
-
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         self.batches.append(list(requests))
         order = sorted(range(len(requests)), key=lambda i: (self._fits(requests[i], sampling), -i))
         for i in order:  # out of order, as engines are
             if not self._fits(requests[i], sampling):
-                yield i, Completion("", "context", self.count(requests[i].prompt), 0)
+                yield i, Completion("", "context", len(text(requests[i].prompt)), 0)
                 continue
             if self.die_after == 0:
                 raise RuntimeError("the engine broke")
             self.die_after = None if self.die_after is None else self.die_after - 1
             answer = self.answer(self.loaded[-1].name, requests[i].prompt)
-            yield i, Completion(answer, "stop", self.count(requests[i].prompt), len(answer))
+            yield i, Completion(answer, "stop", len(text(requests[i].prompt)), len(answer))
 
     def _fits(self, request: Request, sampling: Sampling) -> bool:
-        return self.count(request.prompt) + sampling.max_tokens <= self.room
+        return len(text(request.prompt)) + sampling.max_tokens <= self.room
 
     def score(self, prompts: Sequence[tuple[Prompt, str]], end: bool) -> Iterator[tuple[int, list[TokenScore]]]:
         for i, (prompt, answer) in enumerate(prompts):

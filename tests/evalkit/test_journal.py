@@ -73,6 +73,32 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     Journal(tmp_path / "j").close()
 
 
+def test_a_forked_process_keeps_no_lock(tmp_path: Path) -> None:
+    """Engines fork processes that live on after the journal is closed."""
+    read, write = os.pipe()
+    with Journal(tmp_path / "j"):
+        child = os.fork()
+        if child == 0:
+            os.read(read, 1)  # until the test is done
+            os._exit(0)
+    try:
+        Journal(tmp_path / "j").close()
+    finally:
+        os.write(write, b".")
+        os.waitpid(child, 0)
+
+
+def test_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks is told apart from another process."""
+
+    def unknown(*_: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("evalkit.journal.fcntl.flock", unknown)
+    with pytest.raises(ResultsError, match="cannot lock .* on a file system that has locks"):
+        Journal(tmp_path / "j")
+
+
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No room is one message, and what half arrived is repaired."""
     path = tmp_path / "j"

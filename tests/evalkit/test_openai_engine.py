@@ -270,11 +270,35 @@ def test_urls(url: str) -> None:
         OpenAIEngine(url)
 
 
-@pytest.mark.parametrize("url", ["http://h/v1/chat/completions", "http://h/v1/models", "http://h/v1?key=1"])
+@pytest.mark.parametrize(
+    "url", ["http://h/v1/chat/completions", "http://h/v1/models", "http://h/v1?key=1", "http://h/v1#key"]
+)
 def test_too_much_of_a_url(url: str) -> None:
     """Neither the addresses below the common part nor queries belong to it."""
     with pytest.raises(EngineError, match=r"give the part that all|leave out what follows"):
         OpenAIEngine(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hush@host/v1",
+        "https://hush@host:8000/v1",
+        "http://user:hush@host:port/v1",
+        "http://user:hush@[host/v1",
+        "user:hush@host",
+        "http://user:hu/sh#hush@host/v1",
+        "http://user:hush@host/v1?x=1",
+    ],
+)
+def test_secrets_in_a_url(url: str) -> None:
+    """Names and passwords would be kept with the results: they are refused, and the message does not repeat them."""
+    with pytest.raises(EngineError, match=r"the engine's URL has an `@`.*set `OPENAI_API_KEY`") as error:
+        OpenAIEngine(url)
+    assert "hush" not in str(error.value)
+    with pytest.raises(EngineError) as error:
+        OpenAIEngine("http://host/v1?key=hush")
+    assert "hush" not in str(error.value)
 
 
 def test_slash_at_the_end() -> None:
@@ -301,17 +325,19 @@ def test_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_what_a_server_does_not_tell() -> None:
-    """Scores, counts and other chat templates are refused with the engines that have them."""
+    """Scores are refused with the engines that have them, and nothing is known of the server's versions."""
     engine = OpenAIEngine("http://localhost/v1")
-    with pytest.raises(EngineError, match="use `--engine vllm` or `--engine transformers` for `--loss`"):
+    with pytest.raises(EngineError, match="log-probabilities of given answers; use `vllm` or `transformers`"):
         list(engine.score([("a", "b")], end=True))
-    with pytest.raises(EngineError, match="how many tokens a prompt has; use the engine `vllm`"):
-        engine.count("a")
-    with pytest.raises(EngineError, match="renders its own chat template; start it with the one"):
-        OpenAIEngine("http://localhost/v1", chat_template="x")
     with pytest.raises(EngineError, match="has no model; `load` one first"):
         list(engine.generate([Request("a")], Sampling()))
     assert engine.versions() == {}
+    assert not engine.scores
+
+
+def test_options_do_not_count() -> None:
+    """Results of another `concurrency`, `retries` or `timeout` are the same results."""
+    assert OpenAIEngine("http://localhost/v1", {"concurrency": 4, "retries": 0, "timeout": "1.5"}).identity == {}
 
 
 def test_no_requests() -> None:

@@ -11,7 +11,7 @@ from tokenizers import processors
 
 from evalkit.engines.base import Model
 from evalkit.errors import EngineError
-from evalkit.rendering import Renderer
+from evalkit.rendering import Renderer, renderer_versions
 from tests.tiny_models import TEMPLATE, tokenizer
 
 ASK = ({"role": "user", "content": "hi"},)
@@ -66,6 +66,17 @@ def test_named_templates(tmp_path: Path) -> None:
     named: Any = {"default": "d{{ messages[0].content }}", "short": "s"}
     assert renderer(tmp_path / "a", chat_template=named).tokens(ASK) == ids("dhi")
     assert renderer(tmp_path / "b", chat_template=named, given="short").tokens(ASK) == ids("s")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_date_stands_still(tmp_path: Path, own: bool) -> None:
+    """Templates that write today's date write one day for ever, in macros too, as Llama 3's own do without a date."""
+    template = (
+        "{% macro today() %}{{ strftime_now('%Y-%m-%d') }}{% endmacro %}"
+        "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }} {{ today() }}{% endif %}"
+    )
+    found = renderer(tmp_path, chat_template=template) if own else renderer(tmp_path, given=template)
+    assert found.text(found.tokens(ASK)) == "26 Jul 2024 2024-07-26"
 
 
 def test_first_token_of_plain_text(tmp_path: Path) -> None:
@@ -188,6 +199,19 @@ def test_context(tmp_path: Path, config: dict[str, Any], context: int | None) ->
 
 
 @pytest.mark.parametrize(
+    ("factor", "original"), [("1e999", "64"), ("-1e999", "64"), ("NaN", "64"), ("2.0", "1" + 400 * "0"), ("[]", "64")]
+)
+def test_context_stretched_beyond_numbers(tmp_path: Path, factor: str, original: str) -> None:
+    """What YaRN makes of nonsense counts for nothing."""
+    renderer(tmp_path)
+    rope = f'{{"rope_type": "yarn", "factor": {factor}, "original_max_position_embeddings": {original}}}'
+    (tmp_path / "config.json").write_text(
+        f'{{"model_type": "llama", "max_position_embeddings": 64, "rope_scaling": {rope}}}'
+    )
+    assert Renderer(Model("tiny", "0", tmp_path)).context == 64
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"chat_template": None}, "`tiny` has no chat template; give one with `--chat-template FILE`, or"),
@@ -229,3 +253,19 @@ def test_broken_files(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(EngineError, match=r"`tiny`: its tokenizer cannot be loaded .*; copy the tokenizer files"):
         Renderer(Model("tiny", "0", tmp_path))
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_files_nested_too_deep(tmp_path: Path, file: str) -> None:
+    """A file that no parser takes is named like other broken ones."""
+    renderer(tmp_path)
+    (tmp_path / file).write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(EngineError, match=rf"cannot read `.*{file}`: RecursionError"):
+        Renderer(Model("tiny", "0", tmp_path))
+
+
+def test_versions() -> None:
+    """Of what makes prompts tokens."""
+    found = renderer_versions()
+    assert list(found) == ["transformers", "tokenizers"]
+    assert all(found.values())

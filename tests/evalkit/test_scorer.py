@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import evalkit.scorer
-from evalkit.engines.base import Prompt
+from evalkit.engines.base import Model, Prompt, Sampling
 from evalkit.errors import EngineError, TaskError
 from evalkit.evaluation import Evaluation
 from evalkit.scorer import Scored, Scorer
@@ -207,6 +207,55 @@ def test_refusals_come_first(models: tuple[Path, Path], fake: Fake, tmp_path: Pa
     assert engine.loaded == []
 
 
+def test_every_prompt_is_checked_first(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """A context without room, for a prompt and an answer or for a reference, is told before the first is asked."""
+    a, b = models
+    short = save_tiny(tmp_path / "short", context=90)
+    engine = fake()
+    with pytest.raises(TaskError, match=r"short`: the prompt of example 0 of `id` has \d+ tokens, and with 256 for"):
+        score(tmp_path / "out", a, short)
+    brief = Evaluation(Sums(), "fake", ("id", "ood"), n=5, attempts=2, loss=True, sampling=Sampling(max_tokens=1))
+    nearly = save_tiny(tmp_path / "nearly", context=53)
+    with pytest.raises(TaskError, match=r"nearly`: the prompt of example \d of `\w+` has \d+ tokens, and with [2-9] for"):
+        score(tmp_path / "out", b, nearly, evaluation=brief)
+    assert engine.loaded == []
+
+
+def test_losses_that_an_engine_cannot_tell(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """That too is told before the first is asked."""
+    engine = fake()
+    engine.scores = False  # type: ignore[misc] # of this one
+    with pytest.raises(EngineError, match="leave out `--loss`"):
+        score(tmp_path / "out", *models)
+
+
+def test_a_checkpoint_that_changes_meanwhile(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """What a trainer writes over while others are scored is not kept under the old digest."""
+    a, b = models
+    engine = fake()
+    load = engine.load
+
+    def loading(model: Model, context: int) -> None:
+        load(model, context)
+        if model.name.endswith("a"):
+            change(b)
+
+    engine.load = loading  # type: ignore[method-assign]
+    with pytest.raises(CheckpointError, match="was changed after this run had begun"):
+        score(tmp_path / "out", a, b)
+    assert asked(engine) == 10  # those of `a`, which are kept
+
+
+def test_the_same_model_again(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """A scorer may be given a model that it has scored; its results are there."""
+    engine = fake()
+    with Scorer(EVALUATION, tmp_path / "out") as scorer:
+        first, again = (scorer.score([models[0]])[0] for _ in range(2))
+    assert first.samples == again.samples
+    assert again.generated == 0
+    assert asked(engine) == 10
+
+
 def test_no_chat_template(tiny: Path, fake: Fake, tmp_path: Path) -> None:
     """A checkpoint without chat template is refused with both ways out; as plain text it is scored."""
     plain = save_tiny(tmp_path / "a", chat_template=None)
@@ -217,7 +266,7 @@ def test_no_chat_template(tiny: Path, fake: Fake, tmp_path: Path) -> None:
     assert all(sample.correct for sample in done[0].samples)
 
 
-@pytest.mark.parametrize("values", [{"n": 0}, {"attempts": 0}, {"splits": ("id", "id")}])
+@pytest.mark.parametrize("values", [{"n": 0}, {"attempts": 0}, {"splits": ("id", "id")}, {"splits": ()}])
 def test_settings_without_sense(values: dict[str, int]) -> None:
     """Nothing is asked zero times or twice."""
     with pytest.raises(TaskError, match="found"):

