@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
+from evalkit.errors import EngineError
 from surgery.options import json_option, name_values, print_json
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """One message for what comes with an extra and is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"`surgery eval` needs `{error.name}`, which is not installed: pip install 'surgery[eval]'"
+        ) from error
 
 
 def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from evalkit.console import print_engines, print_tasks
-        from evalkit.engines import ENGINES
-        from evalkit.tasks import TASKS
+        with _installed():
+            from evalkit.console import print_engines, print_tasks
+            from evalkit.engines import ENGINES
+            from evalkit.tasks import TASKS
 
         print_tasks(TASKS)
         print_engines(ENGINES)
@@ -93,12 +108,13 @@ def evaluate(
     TASK is one of `surgery eval --list`, or lm_eval:NAME. Every sample is kept under --out: what is finished is never
     done twice, and an interrupted run goes on where it was.
     """
-    from evalkit import api
-    from evalkit.console import print_report
-    from evalkit.progress_bar import ProgressBar
+    with _installed():
+        from evalkit import api
+        from evalkit.console import print_report
+        from evalkit.progress_bar import ProgressBar
 
     try:
-        with ProgressBar() as progress:
+        with _installed(), ProgressBar() as progress:
             report = api.evaluate(
                 task, models, out, settings=settings, splits=splits, n=n, seed=seed, part=part,
                 attempts=attempts, temperature=temperature, max_tokens=max_tokens, prompt=prompt, chat=chat,

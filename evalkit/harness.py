@@ -60,8 +60,8 @@ class Harness:
     """A task, a group or a tag of the harness, or a task file, with its documents loaded; scores any number of models.
 
     `limit` takes that many documents of each task from its beginning, `fewshot` replaces the task's own number of
-    examples. Raises TaskError for a seed that NumPy does not take, and where the harness is not installed, does not know
-    the name, or cannot have the data.
+    examples. Raises TaskError for a seed that NumPy does not take, and where the harness is not installed, does not
+    know the name, or cannot have the data.
     """
 
     def __init__(
@@ -148,8 +148,8 @@ def _load(name: str) -> dict[str, Any]:
         raise
     except Exception as error:  # the hub, data sets' own code and YAML: each raises its own
         raise TaskError(
-            f"`lm_eval:{name}` cannot be loaded: {first_line(error)}; its data come from the Hugging Face hub or the files "
-            "that it names: where there is no network, load it once where there is, and bring the cache (`HF_HOME`)"
+            f"`lm_eval:{name}` cannot be loaded: {first_line(error)}; its data come from the Hugging Face hub or the "
+            "files that it names: where there is no network, load it once where there is, and bring the cache (`HF_HOME`)"
         ) from error
 
 

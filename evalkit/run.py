@@ -67,7 +67,10 @@ def play(
         if not live:
             return
         progress.turn(attempt + 1, len(live))
-        requests = [Request(asking.prompt(e.example, e.turns), seed_of(seed, e.example.split, e.example.index, attempt)) for e in live]
+        requests = [
+            Request(asking.prompt(e.example, e.turns), seed_of(seed, e.example.split, e.example.index, attempt))
+            for e in live
+        ]
         going_on = []
         for number, completion in engine.generate(requests, sampling):
             episode = live[number]

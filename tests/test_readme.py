@@ -7,11 +7,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import evalkit
+import evalkit.scorer
 import surgery
+from evalkit.engines.base import Prompt
 from tests.demo import make_pair
+from tests.evalkit.fake_engine import FakeEngine, text
+from tests.smollm2 import Pair
+from tests.tiny_models import save_tiny
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 CLI = [sys.executable, "-m", "surgery.cli"]
@@ -51,7 +58,7 @@ def test_every_command_and_option_that_is_named_exists() -> None:
     """`surgery VERB` and `--option` in the text are those of the program."""
     helps = {
         name: subprocess.run([*CLI, name, "--help"], text=True, capture_output=True, check=True).stdout
-        for name in ("apply", "plan", "verify", "inspect", "recipes", "schema")
+        for name in ("apply", "plan", "verify", "inspect", "recipes", "schema", "eval")
     }
     for verb in set(re.findall(r"surgery (\w+)", README)) - {"is"}:
         assert verb in helps, verb
@@ -69,10 +76,53 @@ def test_the_recipe_that_is_shown_runs(place: Path) -> None:
 
 def test_the_python_that_is_shown_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, in the directory of the demo."""
-    (code,) = blocks("python")
+    _, code, _ = blocks("python")
     monkeypatch.chdir(place)
     exec(compile(code, "README.md", "exec"), {})
     assert surgery.verify("out-python").tensors == 38
+
+
+def test_the_task_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new task, and the evaluations, as they stand; the models' answers come from a function."""
+
+    def answer(model: str, prompt: Prompt) -> str:
+        question = re.match(r"What is ([0-9]+) \+ ([0-9]+)", text(prompt))
+        return str(int(question[1]) + int(question[2])) if question and model == "out" else "no"
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evalkit.scorer, "make_engine", lambda *_: FakeEngine(answer))
+    for seed, name in enumerate(("base", "out")):
+        save_tiny(tmp_path / name, seed=seed)
+    task, _, use = blocks("python")
+    namespace: dict[str, Any] = {}
+    exec(compile(task, "README.md", "exec"), namespace)
+    exec(compile(use, "README.md", "exec"), namespace)
+    assert namespace["report"].models[1].scores["ood"].accuracy.value == 0
+    report = evalkit.evaluate(namespace["Sums"](), ["base", "out"])
+    assert [row.scores["ood"].accuracy.value for row in report.models] == [0, 1]
+
+
+@pytest.mark.real
+def test_the_scores_look_as_shown(smollm2: Pair, tmp_path: Path) -> None:
+    """The table of `surgery eval`, with other figures."""
+    (shown,) = blocks("text")
+    (tmp_path / "base").symlink_to(smollm2.base)
+    (tmp_path / "tuned").symlink_to(smollm2.tuned)
+    few = ["--n", "3", "--attempts", "2", "--max-tokens", "4", "--loss", "--engine", "transformers"]
+    done = subprocess.run(
+        [*CLI, "eval", "general_points", "base", "tuned", *few],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert without_figures(done.stdout) == without_figures(shown)
+
+
+def without_figures(table: str) -> list[str]:
+    """Its lines without the first, which tells the settings; every number is 0."""
+    lines = (re.sub(r"[-+<]?[0-9][0-9.,]*", "0", line.replace("*", "")) for line in table.splitlines()[1:])
+    return [" ".join(line.replace("[ ", "[").split()) for line in lines if line.strip()]
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -1,7 +1,8 @@
 """The answer names one of several choices, by its letter or by its text.
 
 A letter counts where it cannot be an English word: alone, in brackets or bold, before a point or a bracket at the start
-of a line, or after "answer is", "option" and the like. "A" and "I" before a word are the article and the pronoun.
+of a line, or after "answer is", "option" and the like. "A" and "I" before a word are the article and the pronoun. Of a
+long answer only the end counts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import string
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from evalkit.graders.verdict import right, unparsable, wrong
+from evalkit.graders.verdict import SEARCHED, right, unparsable, wrong
 from evalkit.task import Grade
 
 LETTERS = string.ascii_uppercase
@@ -77,7 +78,7 @@ def grade(answer: str, references: Sequence[str], choices: Sequence[str]) -> Gra
 
     An answer that names none, or several without a conclusion, is unparsable.
     """
-    named = _named(answer, choices)
+    named = _named(answer[-SEARCHED:], choices)
     if len(named) != 1:
         what = "names several choices" if named else f"names none of the choices A to {LETTERS[len(choices) - 1]}"
         return unparsable(f"The answer {what}.")

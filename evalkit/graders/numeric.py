@@ -2,7 +2,7 @@ r"""The answer is a number, compared exactly.
 
 Where the number stands: in the last `\boxed{...}`, alone on a line after `####`, or after "answer is" or "answer:",
 whichever comes last; without such a mark it is the last number of the answer. Of a calculation (`2 + 3 = 5`) the last
-number counts. Signs of currency, percent and units are left out: 50% is 50.
+number counts. Signs of currency, percent and units are left out: 50% is 50. Of a long answer only the end counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
 
-from evalkit.graders.verdict import right, unparsable, wrong
+from evalkit.graders.verdict import SEARCHED, right, unparsable, wrong
 from evalkit.task import Grade
 
 MAX_CHARACTERS = 1_000  # of one number: far below where Python's integers become slow
@@ -66,7 +66,7 @@ def grade(answer: str, references: Sequence[str]) -> Grade:
     A number of doubtful form (`1,00`, `1.2.3`), of more than a thousand characters, or with an exponent beyond a
     thousand is unparsable, as is an answer without a number.
     """
-    found = _number_of(_even(answer))
+    found = _number_of(_even(answer[-SEARCHED:]))
     if found is None:
         return unparsable("There is no number in the answer where one is expected.")
     value = _value(found)

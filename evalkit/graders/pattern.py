@@ -9,7 +9,7 @@ import regex
 from evalkit.graders.verdict import right, unparsable, wrong
 from evalkit.task import Grade
 
-SECONDS = 0.5  # for one search; an ordinary one takes microseconds, a catastrophic one for ever
+SECONDS = 0.5  # for one answer; an ordinary search takes microseconds, a catastrophic one for ever
 MAX_PATTERN = 1_000  # characters, which also bounds the time of compiling
 
 
@@ -31,13 +31,13 @@ def fault(reference: str) -> str | None:
 def grade(answer: str, references: Sequence[str]) -> Grade:
     """Right if a pattern is found anywhere in the answer, letter case as the pattern says; its value is what matched.
 
-    A pattern that does not come to an end within half a second counts as one that is not found; should no other
-    match, the answer is unparsable. This is the one grade that can depend on the machine's speed.
+    The patterns share half a second evenly. One that does not come to an end counts as one that is not found; should
+    no other match, the answer is unparsable. This is the one grade that can depend on the machine's speed.
     """
     late = False
     for pattern in references:
         try:
-            found = regex.search(pattern, answer, timeout=SECONDS)
+            found = regex.search(pattern, answer, timeout=SECONDS / len(references))
         except TimeoutError:
             late = True
             continue

@@ -9,6 +9,7 @@ WRONG = "wrong value"
 KINDS = (UNPARSABLE, WRONG)
 
 MAX_ANSWER = 100_000  # characters; no model is asked for this many, so a longer answer is a repetition or an attack
+SEARCHED = 16_384  # characters at the end in which a number or a choice is looked for: over 4,000 tokens
 MAX_VALUE = 200  # characters of a value that are kept with the grade
 
 # Right is 1 and anything else 0. A user's references know no degrees of failure, and a penalty that is the same for

@@ -73,8 +73,8 @@ class Jsonl(Task):
         """
         if part != TEST:
             raise TaskError(
-                f"jsonl: found the part {show(part)}, but parts do not apply to your own files; leave out `--part`, and "
-                "give the records that you mean in a file of their own"
+                f"jsonl: found the part {show(part)}, but parts do not apply to your own files; leave out `--part`, "
+                "and give the records that you mean in a file of their own"
             )
         self.check_split(split)
         records = Draw(self.name, self.version, split, seed).shuffled(self._files()[split].records)

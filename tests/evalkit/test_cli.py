@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,19 @@ def test_wrong_engines(
     code, out, err = run("sums", models[0], *arguments)
     assert (code, out) == (1, "")
     assert message in err
+
+
+@pytest.mark.parametrize("missing", ["regex", "transformers"])
+def test_without_the_extra(models: tuple[Path, Path], tmp_path: Path, missing: str) -> None:
+    """Where `pip install surgery` was all, the message says what to install."""
+    code = f"import sys; sys.modules['{missing}'] = None; from surgery.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "eval", "determinant", models[0], "--engine", "transformers"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pip install 'surgery[eval]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_interrupted(run: Run, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

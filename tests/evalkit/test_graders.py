@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import re
 from fractions import Fraction
+from typing import Any
 
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.graders import GRADERS, GraderName, fault, grade
-from evalkit.graders.choice import LETTERS
-from evalkit.graders.verdict import MAX_ANSWER, MAX_VALUE
+from evalkit.graders import choice as choice_grader
+from evalkit.graders.choice import LETTERS, MARKS
+from evalkit.graders.pattern import SECONDS
+from evalkit.graders.verdict import MAX_ANSWER, MAX_VALUE, SEARCHED
 from evalkit.task import CORRECT, UNPARSABLE
 
 CITIES = ("Paris", "London", "a dog", "Rome")
@@ -148,6 +153,19 @@ def test_regex_searches_and_stops_in_time():
     assert grade("regex", hostile, ["(a|aa)+$", "b$"]).correct
 
 
+def test_patterns_share_their_time(monkeypatch: pytest.MonkeyPatch):
+    """However many patterns a record has, one answer takes no longer than one search may."""
+    given = []
+
+    def search(pattern: str, text: str, timeout: float) -> Any:
+        given.append(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(regex, "search", search)
+    assert grade("regex", "a", ["(a|aa)+$"] * 10).kind == UNPARSABLE
+    assert sum(given) == pytest.approx(SECONDS)
+
+
 @pytest.mark.parametrize(
     ("answer", "letter"),
     [
@@ -230,6 +248,29 @@ def test_choice_letter_alone_is_always_understood(choices: list[str], data: st.D
     letter = data.draw(st.sampled_from(LETTERS[: len(choices)]))
     for answer in (letter, f"The answer is ({letter}).", f"\\boxed{{{letter}}}"):
         assert grade("choice", answer, [letter], choices).correct
+
+
+@given(st.text("a-B_ ß"), st.text("a-B_ ß", min_size=1))
+def test_choice_finds_whole_words_alone(answer: str, text: str):
+    """A choice's text occurs where the regular expression for whole words finds it."""
+    words, rest = " ".join(text.split()).casefold(), " ".join(answer.split()).casefold()
+    expected = {0} if words and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", rest) else set()
+    assert choice_grader._texts(answer, [words]) == expected
+
+
+def test_end_of_a_long_answer_counts(monkeypatch: pytest.MonkeyPatch):
+    """Numbers and choices are looked for in the last characters and behind the last marks, and texts folded once."""
+    assert grade("choice", "The answer is B. " + "." * SEARCHED, ["B"], CITIES).kind == UNPARSABLE
+    assert grade("choice", "The answer is B. " + "." * SEARCHED + "The answer is C.", ["C"], CITIES).correct
+    assert grade("numeric", "The answer is 5. " + "." * SEARCHED, ["5"]).kind == UNPARSABLE
+    assert grade("numeric", "The answer is 5. " + "." * SEARCHED + " 6", ["6"]).correct
+    looked_at, folded = [], []
+    begins, plain = choice_grader._begins, choice_grader._plain
+    monkeypatch.setattr(choice_grader, "_begins", lambda *args: looked_at.append(args) or begins(*args))
+    monkeypatch.setattr(choice_grader, "_plain", lambda text: folded.append(text) or plain(text))
+    assert grade("choice", "answer is " * 1000, ["B"], CITIES).kind == UNPARSABLE
+    assert len(looked_at) == MARKS * len(CITIES)
+    assert len(folded) < 3 * len(CITIES)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ with warnings.catch_warnings():  # what other people's packages warn of while th
 
 from evalkit.harness import Harness
 from evalkit.harness_model import HarnessModel
+from evalkit.run import seed_of
 
 CHOICES = [
     {"q": "sky", "choices": ["blue", "red hot"], "gold": 0},
@@ -44,13 +45,14 @@ class Oracle(Engine):
         self.asked: list[tuple[Any, ...]] = []
         self.dies_after = math.inf
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {}
+
     def versions(self) -> Mapping[str, str]:
         return {}
 
     def load(self, model: Model, context: int) -> None: ...
-
-    def count(self, prompt: Prompt) -> int:
-        return len(prompt)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         for i, request in reversed(list(enumerate(requests))):
@@ -208,11 +210,14 @@ def test_killed_run_goes_on(sums: str):
 
 
 def test_limit_takes_the_first_documents(sums: str):
-    """As in the harness: documents from the beginning, and the same answers serve a larger number."""
+    """Documents from the beginning; a larger number is kept under the same identity, and asks only what is new."""
     engine, kept = Oracle({"1+1": "2", "2+2": "4", "3+3": "6", "4+4": "8"}), Kept()
-    outcome = Harness(sums, limit=2).run(engine, kept)
+    few, more = Harness(sums, limit=2, fewshot=1), Harness(sums, limit=3, fewshot=1)
+    outcome = few.run(engine, kept)
     assert (outcome.metrics[0].n, len(engine.asked)) == (2, 2)
-    assert Harness(sums).run(engine, kept).reused == 2
+    outcome = more.run(engine, kept)
+    assert (outcome.metrics[0].n, outcome.generated, outcome.reused, len(engine.asked)) == (3, 1, 2, 3)
+    assert few.identity == more.identity == Harness(sums, fewshot=1).identity
 
 
 def test_chat_sends_messages(colours: str, sums: str):
@@ -255,6 +260,22 @@ def test_repeated_samples_have_seeds_of_their_own(tmp_path: Path):
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 2
     assert all(0 <= seed < 2**31 for seed in runs[0])
+
+
+def test_seeds_fit_every_engine():
+    """31 bits, of which all are used, and another seed for other parts."""
+    seeds = [seed_of(0, "id", number, 0) for number in range(100)]
+    assert len(set(seeds)) == 100
+    assert 2**30 < max(seeds) < 2**31
+    assert seed_of(0, "id", 1, 10) != seed_of(0, "id", 11, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seed_that_numpy_does_not_take_is_refused(sums: str, seed: int):
+    """What was found and what is expected, instead of NumPy's error; the largest seed works."""
+    with pytest.raises(TaskError, match=rf"found the seed {seed}, expected 0 to 2\*\*32-1"):
+        Harness(sums, seed=seed)
+    assert Harness(sums, seed=2**32 - 1, limit=1).run(Oracle(), Kept()).generated == 1
 
 
 def test_sampling_that_engines_lack_is_refused(tmp_path: Path):
@@ -321,7 +342,7 @@ def test_identity_follows_the_file(colours: str):
     before = Harness(colours).identity
     assert before["tasks"] == {"colours": "2.0"}
     assert json.loads(json.dumps(before)) == before
-    assert Harness(colours, limit=2).identity != before
+    assert Harness(colours, fewshot=2).identity != before
     Path(colours).write_text(Path(colours).read_text() + "# changed\n")
     assert Harness(colours).identity != before
 
@@ -338,8 +359,9 @@ def test_nothing_is_printed_and_nothing_stays_changed(colours: str, capfd: pytes
 
 def test_what_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """No file, no data, broken files, tasks that run code or need images, no harness: each a message of its own."""
-    with pytest.raises(TaskError, match="there is no task file"):
-        Harness(str(tmp_path / "none.yaml"))
+    for name in (str(tmp_path / "none.yaml"), "~nobody_at_all/none.yaml"):
+        with pytest.raises(TaskError, match="there is no task file"):
+            Harness(name)
     away = tmp_path / "away.yaml"
     away.write_text(
         "task: away\ndataset_path: nobody/nothing\ntest_split: test\noutput_type: generate_until\n"

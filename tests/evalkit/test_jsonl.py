@@ -47,8 +47,15 @@ def test_more_examples_begin_with_the_same(hundred: str):
     assert task.examples("id", 30) == every[:30]
     assert task.examples("id", 234) == every
     assert task.examples("id", 100, seed=1) != every
-    assert task.examples("id", 5, part="train") == every[:5]
     assert [example.key for example in every[:4]] == ["q28", "q11", "q93", "q1"]  # the same on every platform
+
+
+def test_parts_do_not_apply(hundred: str):
+    """A part other than the default would silently be the whole file."""
+    task = Jsonl(id=hundred)
+    assert task.examples("id", 5, part="test") == task.examples("id", 5)
+    with pytest.raises(TaskError, match=r"found the part `train`, but parts do not apply to your own files; leave out"):
+        task.examples("id", 5, part="train")
 
 
 def test_every_further_name_is_a_split(tmp_path: Path, hundred: str):
@@ -184,6 +191,8 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path):
     assert "did you mean `grader`?" in text
     with pytest.raises(TaskError, match="No such file"):
         _ = Jsonl(id=str(tmp_path / "none.jsonl")).identity
+    with pytest.raises(TaskError, match=r"~nobody_at_all/x.jsonl: cannot be read: No such file"):
+        _ = Jsonl(id="~nobody_at_all/x.jsonl").identity
 
 
 def test_one_question_has_one_reference(tmp_path: Path):

@@ -43,6 +43,11 @@ def test_syntax_error_has_its_line(tmp_path: Path):
         load(tmp_path, "{% for card in cards %}\n{% endif %}")
     with pytest.raises(TaskError, match=r"prompt.jinja:1: not a Jinja template: No filter named 'randon'"):
         load(tmp_path, "{{ cards|randon }}")
+    deep = "{% for card in cards %}" * 30 + "{% endfor %}" * 30
+    with pytest.raises(TaskError, match=r"prompt.jinja: not a Jinja template: SyntaxError"):
+        load(tmp_path, deep)
+    with pytest.raises(TaskError, match=r"prompt.jinja: not a Jinja template: ValueError"):
+        load(tmp_path, "{{ " + "1" * 5000 + " }}")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a" * (MAX_TEMPLATE + 1)])
@@ -62,9 +67,9 @@ def test_missing_file_is_named(tmp_path: Path):
     "text",
     [
         "{% for i in range(99999) %}{% for j in range(99999) %}" + "a" * 100 + "{% endfor %}{% endfor %}",
-        "{{ 'a' * 10 ** 10 }}",
-        "{{ 9 ** 9 ** 9999999 }}",
-        "{{ '%9999999999d' % 3 }}",
+        "{{ 'a' * 10 ** 17 }}",
+        "{{ 'a'.ljust(10 ** 17) }}",
+        "{{ 1|xmlattr }}",
         "{% for i in range(10 ** 9) %}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ 'a'.__class__.__mro__ }}",
@@ -74,8 +79,8 @@ def test_missing_file_is_named(tmp_path: Path):
         "{{ cards.missing }}",
     ],
 )
-def test_hostile_templates_end_with_an_error(text: str):
-    """Templates that grow without end, leave the sandbox, change the data or fail give one message."""
+def test_failing_templates_give_one_message(text: str):
+    """Templates that print without end, leave the sandbox, change the data or fail, however, give a TaskError."""
     with pytest.raises(TaskError, match="the prompt template: "):
         PromptTemplate(text).render(DATA)
     assert DATA["cards"] == ["A", "10"]
