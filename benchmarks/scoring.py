@@ -1,11 +1,13 @@
-"""Scoring by vLLM: five checkpoints in one engine against five engines, and our batches against `LLM.generate`.
+"""Scoring by vLLM: five checkpoints in one engine against five engines, our batches against `LLM.generate`, and the
+answers of vLLM against those of transformers.
 
-    python benchmarks/scoring.py CHECKPOINT... [--directory DISK] [--prompts 32] [--tokens 64] [--runs 3] [--only swaps|throughput]
+    python benchmarks/scoring.py CHECKPOINT... [--directory DISK] [--prompts 32] [--tokens 64] [--runs 3]
+        [--only swaps|throughput|agreement]
 
 One checkpoint is made into five below DISK by adding noise to its weights, the size of a mild fine-tuning; of several
 given, each is scored as it is. Every engine is a program of its own, so its time includes starting Python and vLLM.
 Prints times, tokens a second and ratios.
-"""  # noqa: E501, the command on one line
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.engines.base import Model, Request, Sampling
+from evalkit.engines.transformers import TransformersEngine
 from evalkit.engines.vllm import VllmEngine
 
 TWINS = 5
@@ -36,21 +39,23 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--runs", type=int, default=3, help="of each side of the throughput")
-    parser.add_argument("--only", choices=["swaps", "throughput"])
+    parser.add_argument("--only", choices=["swaps", "throughput", "agreement"])
     parser.add_argument("--score", action="store_true", help=argparse.SUPPRESS)  # what this program calls itself with
     options = parser.parse_args()
     checkpoints: list[Path] = options.checkpoints
     if options.score:
         print(json.dumps(score(checkpoints, options.prompts, options.tokens)))
         return
-    if options.only != "throughput":
+    if options.only in (None, "swaps"):
         if len(checkpoints) == 1:
             if options.directory is None:
                 parser.error("one checkpoint is made into five below `--directory`")
             checkpoints = twins(checkpoints[0], options.directory)
         swaps(checkpoints, options.prompts, options.tokens)
-    if options.only != "swaps":
+    if options.only in (None, "throughput"):
         throughput(checkpoints[0], options.prompts, options.tokens, options.runs)
+    if options.only in (None, "agreement"):
+        agreement(checkpoints[0], options.prompts, options.tokens)
 
 
 def twins(checkpoint: Path, directory: Path) -> list[Path]:
@@ -131,6 +136,21 @@ def throughput(checkpoint: Path, prompts: int, tokens: int, runs: int) -> None:
         print(f"  {name:14} {statistics.median(found):7.0f}  ({min(found):.0f}-{max(found):.0f})")
     ratios = [a / b for a, b in zip(rates["ours"], rates["LLM.generate"], strict=True)]
     print(f"  ours / LLM.generate: {statistics.median(ratios):.3f}  ({min(ratios):.3f}-{max(ratios):.3f})\n")
+
+
+def agreement(checkpoint: Path, prompts: int, tokens: int) -> None:
+    """The share of greedy answers that are the same text, by dtype."""
+    print(f"{prompts} prompts, greedy answers of up to {tokens} tokens: the same by vLLM and by transformers")
+    model = Model(str(checkpoint), str(checkpoint), checkpoint)
+    for dtype in ("float32", "bfloat16"):
+        found = []
+        for engine in (VllmEngine({"dtype": dtype}), TransformersEngine({"dtype": dtype})):
+            with engine:
+                engine.load(model, CONTEXT)
+                answers = dict(engine.generate(_requests(prompts), Sampling(max_tokens=tokens)))
+            found.append([answers[i].text for i in range(prompts)])
+        equal = sum(a == b for a, b in zip(*found, strict=True))
+        print(f"  {dtype:9} {equal} of {prompts}")
 
 
 def _requests(prompts: int) -> list[Request]:

@@ -149,7 +149,8 @@ def _load(name: str) -> dict[str, Any]:
     except Exception as error:  # the hub, data sets' own code and YAML: each raises its own
         raise TaskError(
             f"`lm_eval:{name}` cannot be loaded: {first_line(error)}; its data come from the Hugging Face hub or the "
-            "files that it names: where there is no network, load it once where there is, and bring the cache (`HF_HOME`)"
+            "files that it names: where there is no network, load it once where there is, and bring the cache "
+            "(`HF_HOME`)"
         ) from error
 
 

@@ -157,7 +157,7 @@ def test_patterns_share_their_time(monkeypatch: pytest.MonkeyPatch):
     """However many patterns a record has, one answer takes no longer than one search may."""
     given = []
 
-    def search(pattern: str, text: str, timeout: float) -> Any:
+    def search(*_: str, timeout: float) -> Any:
         given.append(timeout)
         raise TimeoutError
 

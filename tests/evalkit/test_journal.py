@@ -95,7 +95,7 @@ def test_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("evalkit.journal.fcntl.flock", unknown)
-    with pytest.raises(ResultsError, match="cannot lock .* on a file system that has locks"):
+    with pytest.raises(ResultsError, match=r"cannot lock .* on a file system that has locks"):
         Journal(tmp_path / "j")
 
 

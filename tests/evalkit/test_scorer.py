@@ -216,7 +216,9 @@ def test_every_prompt_is_checked_first(models: tuple[Path, Path], fake: Fake, tm
         score(tmp_path / "out", a, short)
     brief = Evaluation(Sums(), "fake", ("id", "ood"), n=5, attempts=2, loss=True, sampling=Sampling(max_tokens=1))
     nearly = save_tiny(tmp_path / "nearly", context=53)
-    with pytest.raises(TaskError, match=r"nearly`: the prompt of example \d of `\w+` has \d+ tokens, and with [2-9] for"):
+    with pytest.raises(
+        TaskError, match=r"nearly`: the prompt of example \d of `\w+` has \d+ tokens, and with [2-9] for"
+    ):
         score(tmp_path / "out", b, nearly, evaluation=brief)
     assert engine.loaded == []
 
