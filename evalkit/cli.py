@@ -113,16 +113,18 @@ def evaluate(
         from evalkit.console import print_report
         from evalkit.progress_bar import ProgressBar
 
+    progress = ProgressBar()
     try:
-        with _installed(), ProgressBar() as progress:
+        with _installed(), progress:
             report = api.evaluate(
                 task, models, out, settings=settings, splits=splits, n=n, seed=seed, part=part,
                 attempts=attempts, temperature=temperature, max_tokens=max_tokens, prompt=prompt, chat=chat,
                 chat_template=chat_template, loss=loss, engine=engine, engine_options=engine_options,
                 progress=progress,
             )  # fmt: skip
-    except KeyboardInterrupt:
-        click.echo("what is finished is kept: run the same command again to go on", err=True)
+    except (KeyboardInterrupt, EngineError):
+        if progress.began:
+            click.echo("what is finished is kept: run the same command again to go on", err=True)
         raise
     if as_json:
         print_json(report.json())

@@ -70,6 +70,11 @@ class Evaluation:
         if self.template is None:
             return Asking(self.task, {}, self.chat)
         questions = {(e.split, e.index): self.template.render(e.data) for e in self.examples}
+        if not all(map(str.strip, questions.values())) or len(set(questions.values())) == 1 < len(questions):
+            raise TaskError(
+                f"{self.template.origin}: every prompt is the same or empty; name the example's data in it: "
+                f"{quoted(f'{{{{ {name} }}}}' for name in self.examples[0].data)}"
+            )
         return Asking(self.task, questions, self.chat)
 
     @property

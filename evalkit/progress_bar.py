@@ -38,6 +38,7 @@ class ProgressBar:
         self._work = self._bar.add_task("", total=None, visible=False, rate="")
         self._name, self._total, self._done, self._tokens = "", 0, 0, 0
         self._began = self._told = monotonic()
+        self.began = False  # whether anything has been asked
 
     def model(self, name: str, total: int, reused: int) -> None:
         """A model's turn: so many episodes and losses in all, so many of them known from an earlier run."""
@@ -51,6 +52,7 @@ class ProgressBar:
 
     def turn(self, number: int, live: int) -> None:
         """Turn `number`, from 1, begins with so many live episodes."""
+        self.began = True
         if number == 1:
             self._began = monotonic()  # the checkpoint is loaded
         self._bar.update(self._work, description=f"{tail_of(self._name, NAME)} turn {number}")

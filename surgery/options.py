@@ -13,7 +13,7 @@ def name_values(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
     for value in values:
         name, sign, text = value.partition("=")
         if not sign or not name.strip():
-            raise click.BadParameter(f"found `{value}`; expected NAME=VALUE, such as `head=40%`")
+            raise click.BadParameter(f"found `{value}`; expected NAME=VALUE")
         if name.strip() in settings:
             raise click.BadParameter(f"found `{name.strip()}` twice; give it one value")
         settings[name.strip()] = text.strip()

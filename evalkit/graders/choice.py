@@ -49,6 +49,9 @@ _MORE = re.compile(r"\s*(?:[,/&]|or\b|and\b)\s*\(?(?P<letter>[A-Z])\b")  # "A or
 _WORDS = frozenset("AI")
 _BREAK = re.compile(r"\W")
 _NEGATION = re.compile(r"\b(?:not|never|except|neither|nor|incorrect|wrong)\b|n['’]t\b", re.IGNORECASE)
+_SIGNS = ("+", "-", "\u2212", "/", "*", "^")  # before a digit they belong to its number
+_OPERATORS = ("/", "*", "^", "%")
+_GROUPED = re.compile(r"[.,:][0-9]")  # the point of a number, and the digit on its other side
 
 
 def fault(reference: str, choices: Sequence[str]) -> str | None:
@@ -138,6 +141,8 @@ def _concluded(answer: str, start: int, folded: Sequence[str]) -> int | None:
             article = found["word"] in _WORDS and following not in _GOES_ON
             if not article or _begins(_folded(rest[found.end() :].lstrip(_AROUND)), folded[index]):
                 return index
+    if answer[filler.end() - 1 : filler.end()] in _SIGNS and rest[:1].isdecimal():
+        return None  # of a negative number
     text = _folded(rest)
     begun = [i for i, choice in enumerate(folded) if _begins(text, choice)]
     return max(begun, key=lambda i: len(folded[i]), default=None)
@@ -173,7 +178,8 @@ def _without(text: str, words: str) -> str:
     pieces, done, start = [], 0, text.find(words)
     while start >= 0:
         end = start + len(words)
-        if (end == len(text) or _BREAK.match(text, end)) and (start == 0 or _BREAK.match(text, start - 1)):
+        alone = (end == len(text) or _BREAK.match(text, end)) and (start == 0 or _BREAK.match(text, start - 1))
+        if alone and not _within_number(text, start, end):
             pieces.append(text[done:start])
             done = following = end
         else:
@@ -185,7 +191,17 @@ def _without(text: str, words: str) -> str:
 
 def _begins(text: str, choice: str) -> bool:
     """Whether a folded text begins with a choice's, and no word goes on after it."""
-    return bool(choice) and text.startswith(choice) and not text[len(choice) : len(choice) + 1].isalnum()
+    end = len(choice)
+    begins = bool(choice) and text.startswith(choice) and not text[end : end + 1].isalnum()
+    return begins and not _within_number(text, 0, end)
+
+
+def _within_number(text: str, start: int, end: int) -> bool:
+    """Whether a choice that is a number goes on beyond these ends: `2` is none of `-2`, `4/2`, `2.5` and `1,2`."""
+    before, after = text[max(0, start - 2) : start], text[end : end + 2]
+    first = text[start : start + 1].isdecimal() and (before[-1:] in _SIGNS or bool(_GROUPED.match(before[::-1])))
+    last = text[end - 1 : end].isdecimal() and (after[:1] in _OPERATORS or bool(_GROUPED.match(after)))
+    return bool(first or last)
 
 
 def _folded(text: str) -> str:

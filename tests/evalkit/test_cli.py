@@ -14,6 +14,7 @@ import pytest
 import evalkit.scorer
 import evalkit.tasks
 from evalkit.engines.base import Prompt
+from evalkit.errors import EngineError
 from surgery.cli import main
 from tests.evalkit.fake_engine import FakeEngine
 from tests.evalkit.sums import Sums
@@ -114,6 +115,16 @@ def test_prompt_file(run: Run, models: tuple[Path, Path], tmp_path: Path) -> Non
     assert sum("plus" in prompt for prompt in prompts) == 4
 
 
+@pytest.mark.parametrize("template", ["", "Well?"])
+def test_a_prompt_that_says_nothing(run: Run, models: tuple[Path, Path], tmp_path: Path, template: str) -> None:
+    """A template without any of the example's data is a mistake; the names of the data are told."""
+    (tmp_path / "prompt.jinja").write_text(template)
+    code, _, err = run("sums", models[0], "--engine", "fake", "--prompt", "prompt.jinja")
+    assert code == 1
+    assert "every prompt is the same or empty" in err
+    assert "`{{ a }}`, `{{ b }}`" in err
+
+
 def test_list(run: Run) -> None:
     """Every task with its splits and parameters, then what else can be scored, and the engines."""
     code, out, _ = run("--list")
@@ -146,6 +157,7 @@ def test_mistakes(run: Run, models: tuple[Path, Path], arguments: list[str], cod
     found, out, err = run(*(argument.format(a=models[0]) for argument in arguments))
     assert (found, out) == (code, "")
     assert message in err
+    assert "kept" not in err
     assert not list(Path.cwd().rglob("*.jsonl"))
 
 
@@ -180,6 +192,19 @@ def test_without_the_extra(models: tuple[Path, Path], tmp_path: Path, missing: s
     assert (done.returncode, done.stdout) == (1, "")
     assert "pip install 'surgery[eval]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_engine_that_breaks(run: Run, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its message is followed by what can be done: nothing that is finished is lost."""
+
+    def broken(*_: object) -> str:
+        raise EngineError("the engine broke")
+
+    monkeypatch.setattr(evalkit.scorer, "make_engine", lambda *_: FakeEngine(broken))
+    code, out, err = run("sums", models[0], "--n", 10, "--engine", "fake")
+    assert (code, out) == (1, "")
+    assert "what is finished is kept" in err
+    assert err.endswith("error: the engine broke\n")
 
 
 def test_interrupted(run: Run, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

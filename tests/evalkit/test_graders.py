@@ -320,3 +320,17 @@ def test_any_text_gets_a_grade(grader: GraderName, answer: str):
     found = grade(grader, answer, [reference], CITIES)
     assert found.correct or reference not in found.reason or reference in answer or grader == "choice"
     assert found.reward == (1.0 if found.correct else 0.0)
+
+
+@pytest.mark.parametrize(
+    "answer", ["-2", "2/0", "4/2", "2.0001", "It is -2", "The answer is -2.", "answer: 2.5", "1,2"]
+)
+def test_a_number_among_choices_is_a_whole_number(answer: str) -> None:
+    """A choice that is a number is not found within another number."""
+    assert grade("choice", answer, ["B"], ["x", "2"]).kind == UNPARSABLE
+
+
+@pytest.mark.parametrize("answer", ["2", "It is 2.", "The answer is 2, of course.", "answer: 2", "so (2)", "1 + 1 = 2"])
+def test_a_number_among_choices_is_found(answer: str) -> None:
+    """Where it stands alone it is."""
+    assert grade("choice", answer, ["B"], ["x", "2"]).correct
