@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
-from evalkit.engines.base import Completion, Engine, Prompt, Request, Sampling
+from evalkit.engines.base import Engine, Prompt, Request, Sampling
 from evalkit.errors import TaskError
 from evalkit.progress import Progress
 from evalkit.samples import Loss, Sample
-from evalkit.task import Conversation, Example, Task, Turn
+from evalkit.task import Conversation, Example, Grade, Task, Turn
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,51 @@ def plain(conversation: Conversation) -> str:
     return "".join([first["content"], *later])
 
 
+class Turns(Protocol):
+    """Keeps the turns of episodes that go on, so that a killed run loses none; `evalkit.journal.Journal` is one."""
+
+    def get(self, name: str, /) -> Mapping[str, Any] | None:
+        """What was put under a name, or None."""
+
+    def put(self, name: str, row: Mapping[str, Any], /) -> None:
+        """Keep a row of plain data."""
+
+
 @dataclass
 class _Episode:
     example: Example
     turns: list[Turn] = field(default_factory=list)
     tokens: int = 0
     cut: int = 0
+
+    @property
+    def solved(self) -> bool:
+        return bool(self.turns) and self.turns[-1].grade.correct
+
+    def take(self, turn: Turn, tokens: int, cut: bool) -> None:
+        self.turns.append(turn)
+        self.tokens += tokens
+        self.cut += cut
+
+    def name(self, attempt: int) -> str:
+        return f"{self.example.split}/{self.example.index}/{attempt}"
+
+    def keep(self, turns: Turns, tokens: int, cut: bool) -> None:
+        """Write down the last turn."""
+        last = self.turns[-1]
+        row = {"answer": last.answer, "grade": asdict(last.grade), "tokens": tokens, "cut": cut}
+        turns.put(self.name(len(self.turns) - 1), {"key": self.example.key, **row})
+
+    def restore(self, turns: Turns, attempts: int) -> None:
+        """Take the turns that an earlier run has written down; the last possible one is never among them."""
+        for attempt in range(attempts - 1):
+            row = turns.get(self.name(attempt))
+            if row is None or row.get("key") != self.example.key:
+                return
+            try:
+                self.take(Turn(row["answer"], Grade(**row["grade"])), row["tokens"], row["cut"])
+            except (KeyError, TypeError):
+                return
 
 
 def play(
@@ -54,33 +94,38 @@ def play(
     sampling: Sampling,
     attempts: int,
     seed: int,
+    turns: Turns,
     progress: Progress,
 ) -> Iterator[Sample]:
     """Let the loaded model answer every example, with up to `attempts` tries each, and yield each finished episode.
 
     A wrong answer goes back with the reason of its grade; an episode ends when it is solved, out of attempts, or out of
-    context. The seed of an answer depends on `seed`, example and turn alone. Raises TaskError where a
-    first prompt does not fit into the context, and EngineError.
+    context. Episodes go on where `turns` has them. The seed of an answer depends on `seed`, example and turn alone.
+    Raises TaskError where a first prompt does not fit into the context, and EngineError.
     """
-    live = [_Episode(example) for example in examples]
+    episodes = [_Episode(example) for example in examples]
+    for episode in episodes:
+        episode.restore(turns, attempts)
     for attempt in range(attempts):
+        live = [e for e in episodes if len(e.turns) == attempt and not e.solved]
         if not live:
-            return
+            continue
         progress.turn(attempt + 1, len(live))
-        requests = [
-            Request(asking.prompt(e.example, e.turns), seed_of(seed, e.example.split, e.example.index, attempt))
-            for e in live
-        ]
-        going_on = []
+        requests = [Request(asking.prompt(e.example, e.turns), seed_of(seed, e.name(attempt))) for e in live]
         for number, completion in engine.generate(requests, sampling):
-            episode = live[number]
+            episode, cut = live[number], completion.finish == "length"
             progress.answered(completion.tokens)
-            ended = _take(asking.task, episode, completion, model, sampling)
-            if ended or attempt == attempts - 1:
+            if completion.finish == "context":
+                if not episode.turns:
+                    raise no_room(model, episode.example, completion.prompt_tokens, sampling.max_tokens)
+                yield _sample(asking, episode, model)
+                continue
+            grade = asking.task.grade(episode.example.data, completion.text)
+            episode.take(Turn(completion.text, grade), completion.tokens, cut)
+            if grade.correct or attempt == attempts - 1:
                 yield _sample(asking, episode, model)
             else:
-                going_on.append(number)
-        live = [live[number] for number in sorted(going_on)]
+                episode.keep(turns, completion.tokens, cut)
 
 
 def no_room(model: str, example: Example, prompt_tokens: int, answer_tokens: int) -> TaskError:
@@ -90,19 +135,6 @@ def no_room(model: str, example: Example, prompt_tokens: int, answer_tokens: int
         f"{answer_tokens:,} for the answer that is more than its context; lower `--max-tokens`, or shorten the prompt "
         "(`--prompt FILE`)"
     )
-
-
-def _take(task: Task, episode: _Episode, completion: Completion, model: str, sampling: Sampling) -> bool:
-    """Grade an answer; whether the episode has ended."""
-    if completion.finish == "context":
-        if not episode.turns:
-            raise no_room(model, episode.example, completion.prompt_tokens, sampling.max_tokens)
-        return True
-    grade = task.grade(episode.example.data, completion.text)
-    episode.turns.append(Turn(completion.text, grade))
-    episode.tokens += completion.tokens
-    episode.cut += completion.finish == "length"
-    return grade.correct
 
 
 def _sample(asking: Asking, episode: _Episode, model: str) -> Sample:

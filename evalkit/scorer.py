@@ -32,6 +32,7 @@ class _Work:
 
     model: Model
     answers: Journal
+    turns: Journal
     losses: Journal | None
     examples: Sequence[Example]
 
@@ -87,8 +88,9 @@ class Scorer:
 
     def _work(self, stack: ExitStack, model: Model) -> _Work:
         answers = stack.enter_context(self.answers.open(model))
+        turns = stack.enter_context(self.answers.open_turns(model))
         scored = stack.enter_context(self._losses.open(model)) if self._losses else None
-        return _Work(model, answers, scored, self.evaluation.examples)
+        return _Work(model, answers, turns, scored, self.evaluation.examples)
 
     def _check(self, work: _Work) -> None:
         """Find out now whether prompts can be rendered and fit, not when other models have been scored for an hour."""
@@ -134,7 +136,7 @@ class Scorer:
         evaluation = self.evaluation
         for sample in play(
             evaluation.asking, work.unanswered, self._engine, work.model.name,
-            evaluation.sampling, evaluation.attempts, evaluation.seed, self._progress,
+            evaluation.sampling, evaluation.attempts, evaluation.seed, work.turns, self._progress,
         ):  # fmt: skip
             work.answers.put(f"{sample.split}/{sample.index}", sample.json())
             self._progress.finished()

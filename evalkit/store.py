@@ -4,6 +4,7 @@
 - `OUT/TASK/answers-KEY/settings.json`: what the answers depend on; KEY is its digest
 - `OUT/TASK/answers-KEY/report.json`: the last comparison made there
 - `OUT/TASK/answers-KEY/MODEL-DIGEST/`: `samples.jsonl` and `summary.json` of a checkpoint
+- and there `turns.jsonl`: wrong answers of episodes that went on, which a killed run takes up again
 - `OUT/TASK/losses-KEY/MODEL-DIGEST/losses.jsonl`
 - `OUT/TASK/requests-KEY/MODEL-DIGEST/requests.jsonl`, for lm-evaluation-harness
 """
@@ -25,6 +26,7 @@ from evalkit.settings import Settings
 
 DIGESTS = "digests.json"
 _FILE = {"answers": "samples.jsonl", "losses": "losses.jsonl", "requests": "requests.jsonl"}
+_TURNS = "turns.jsonl"
 _LABEL = 60  # characters of a model's name in a directory's name
 
 
@@ -39,6 +41,10 @@ class Store:
         """The journal of a checkpoint, whatever name it had when the first line was written."""
         write_json(self.directory / "settings.json", self.settings.json())
         return Journal(self.place(model) / _FILE[self.settings.kind])
+
+    def open_turns(self, model: Model) -> Journal:
+        """The journal of the turns of a checkpoint's unfinished episodes."""
+        return Journal(self.place(model) / _TURNS)
 
     def place(self, model: Model) -> Path:
         """The directory of a checkpoint: found by its digest, or else named for the model."""

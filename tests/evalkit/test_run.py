@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,13 @@ TASK = Sums()
 MODEL = Model("model", "0" * 16, None)
 
 
+class Kept(dict[str, Any]):
+    """Turns in memory."""
+
+    def put(self, name: str, row: Mapping[str, Any], /) -> None:
+        self[name] = dict(row)
+
+
 def examples(n: int = 6) -> list[Example]:
     return TASK.examples("id", n)
 
@@ -28,10 +37,22 @@ def right(prompt: Prompt) -> str:
     return str(a + b)
 
 
-def run(engine: FakeEngine, attempts: int = 3, chat: bool = True, n: int = 6, seed: int = 0) -> list[Sample]:
+def run(
+    engine: FakeEngine, attempts: int = 3, chat: bool = True, n: int = 6, seed: int = 0, kept: Kept | None = None
+) -> list[Sample]:
     engine.load(MODEL, 0)
     asking = Asking(TASK, {}, chat)
-    found = play(asking, examples(n), engine, "model", Sampling(max_tokens=10), attempts, seed, Silence())
+    found = play(
+        asking,
+        examples(n),
+        engine,
+        "model",
+        Sampling(max_tokens=10),
+        attempts,
+        seed,
+        Kept() if kept is None else kept,
+        Silence(),
+    )
     return sorted(found, key=lambda sample: sample.index)
 
 
@@ -116,6 +137,32 @@ def test_out_of_context_at_first() -> None:
         run(FakeEngine(lambda *_: "none", room=20))
 
 
+@pytest.mark.parametrize("die_after", range(1, 18))
+def test_no_turn_is_lost(die_after: int) -> None:
+    """A run that breaks after any answer goes on with the next: each is asked once, and all is as in one run."""
+    whole = run(FakeEngine(lambda *_: "none"))
+    kept, samples = Kept(), []
+    engine = FakeEngine(lambda *_: "none", die_after=die_after)
+    with pytest.raises(RuntimeError):
+        samples += run(engine, kept=kept)
+    again = FakeEngine(lambda *_: "none")
+    assert len(run(again, kept=kept)) == 6
+    finished = max(0, die_after - 12)  # episodes of which `run` has lost the samples, and asks the last turn again
+    assert len(requests(again)) == 18 - die_after + finished
+    assert run(FakeEngine(lambda *_: "none"), kept=kept) == whole
+
+
+def test_turns_of_another_problem_are_not_taken() -> None:
+    """A row of another key, or of another form, is as if not written."""
+    kept = Kept()
+    run(FakeEngine(lambda *_: "none"), kept=kept)
+    kept["id/0/0"]["key"] = "another"
+    del kept["id/1/1"]["grade"]
+    engine = FakeEngine(lambda *_: "none")
+    run(engine, kept=kept)
+    assert [len(batch) for batch in engine.batches] == [1, 2, 6]
+
+
 def test_losses() -> None:
     """The loss of a reference answer is the sum over its tokens and the one that ends it."""
     engine = FakeEngine(lambda *_: "")
@@ -129,6 +176,6 @@ def test_questions_can_be_replaced() -> None:
     engine = FakeEngine(lambda *_: "none")
     engine.load(MODEL, 0)
     asking = Asking(TASK, {("id", 0): "Well?"}, True)
-    sample = next(play(asking, examples(1), engine, "model", Sampling(), 1, 0, Silence()))
+    sample = next(play(asking, examples(1), engine, "model", Sampling(), 1, 0, Kept(), Silence()))
     assert sample.prompt == "Well?"
     assert engine.batches[0][0].prompt == ({"role": "user", "content": "Well?"},)
