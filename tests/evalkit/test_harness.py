@@ -23,9 +23,12 @@ with warnings.catch_warnings():  # what other people's packages warn of while th
     import lm_eval.evaluator
     import lm_eval.tasks
 
+import evalkit.api
+from evalkit.api import evaluate
 from evalkit.harness import Harness
 from evalkit.harness_model import HarnessModel
 from evalkit.run import seed_of
+from tests.tiny_models import save_tiny
 
 CHOICES = [
     {"q": "sky", "choices": ["blue", "red hot"], "gold": 0},
@@ -377,3 +380,35 @@ def test_what_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(TaskError, match=r"pip install 'surgery\[lm-eval\]'"):
         Harness("arc_easy")
+
+
+def test_models_are_scored_and_kept(colours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user calls it: two models, a report with metrics and a comparison; the second time nothing is asked."""
+    models = [save_tiny(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
+    prompts = [f"Q: {record['q']}\nA:" for record in CHOICES]
+    scores = {(prompt, f" {CHOICES[i]['choices'][CHOICES[i]['gold']]}"): -0.5 for i, prompt in enumerate(prompts)}  # type: ignore[index]
+    engines = [Oracle(scores=scores), Oracle(scores=scores)]
+    monkeypatch.setattr(evalkit.api, "make_engine", lambda *_: engines[0])
+    task = f"lm_eval:{colours}"
+    report = evaluate(task, models, tmp_path / "out", chat=False, engine="oracle")
+    assert [row.metrics[0].value for row in report.models] == [1, 1]
+    assert [(row.generated, row.reused) for row in report.models] == [(6, 0), (6, 0)]
+    assert report.comparisons[0].differences["acc"].value == 0
+    engines.pop(0)
+    again = evaluate(task, models, tmp_path / "out", chat=False, engine="oracle")
+    assert engines[0].asked == []
+    assert [(row.generated, row.reused) for row in again.models] == [(0, 6), (0, 6)]
+    assert [row.metrics for row in again.models] == [row.metrics for row in report.models]
+
+
+def test_models_without_tokenizer_are_refused_first(
+    colours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first model is asked anything."""
+    models = [save_tiny(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
+    (models[1] / "tokenizer.json").unlink()
+    oracle = Oracle()
+    monkeypatch.setattr(evalkit.api, "make_engine", lambda *_: oracle)
+    with pytest.raises(EngineError, match="has no tokenizer"):
+        evaluate(f"lm_eval:{colours}", models, tmp_path / "out", chat=False, engine="oracle")
+    assert oracle.asked == []
