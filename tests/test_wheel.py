@@ -19,7 +19,7 @@ def test_wheel_brings_the_recipes(tmp_path: Path) -> None:
     with ZipFile(wheel) as archive:
         packages = {name.split("/")[0] for name in archive.namelist()}
         archive.extractall(tmp_path / "site")
-    assert {name for name in packages if not name.endswith(".dist-info")} == {"surgery"}
+    assert {name for name in packages if not name.endswith(".dist-info")} == {"surgery", "evalkit"}
     done = subprocess.run(
         [sys.executable, "-m", "surgery.cli", "recipes"],
         cwd=tmp_path,
