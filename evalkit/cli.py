@@ -58,7 +58,7 @@ def _text(_: click.Context, __: click.Parameter, path: Path | None) -> str | Non
     type=click.Choice(["test", "validation", "rl", "train"]),
     default="test",
     show_default=True,
-    help="Which part of the data the examples are drawn from; the trainers leave `test` and `validation` alone.",
+    help="Which part of the data the examples are drawn from. Parts never overlap.",
 )
 @click.option("--attempts", type=click.IntRange(1), help="Tries at an example. Default: the task's.")
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy.")
