@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from evalkit.closing import Closing
 from evalkit.errors import ResultsError
 
 ID = "id"  # the key of a line's name
 
 
-class Journal:
+class Journal(Closing):
     """An append-only file of JSON objects, one a line, each named by its `id`; the last of a name counts.
 
     It is also the lock: one process at a time has it open. A line that a kill or a full disk cut short is taken away
@@ -64,14 +64,6 @@ class Journal:
             with suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough where a process was forked, as vLLM's are
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _begin(self) -> None:
         try:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
+from evalkit.closing import Closing
 from evalkit.engines import make_engine
 from evalkit.engines.base import Model
 from evalkit.errors import EngineError
@@ -49,7 +49,7 @@ class _Work:
         return len(self.unanswered) + len(self.unscored)
 
 
-class Scorer:
+class Scorer(Closing):
     """An evaluation, its results' directory, and one engine, which starts with the first thing that is to be done.
 
     Models may be scored in several calls; the engine goes on. Use as a context manager. Raises what
@@ -152,14 +152,6 @@ class Scorer:
     def close(self) -> None:
         """End the engine."""
         self._engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _id(example: Example) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
+from evalkit.closing import Closing
 from evalkit.task import Conversation
 
 Prompt = str | Conversation  # plain text, or messages for the chat template
@@ -67,7 +67,7 @@ class TokenScore:
     greedy: bool
 
 
-class Engine(ABC):
+class Engine(Closing):
     """Holds one model at a time. Use as a context manager, or call `close`.
 
     Engines are made without work; whatever is slow or may fail happens in `load`.
@@ -110,11 +110,3 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back memory and processes. The engine is not used again."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
