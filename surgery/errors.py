@@ -35,7 +35,7 @@ class Fault:
         return f"{self.where}: {self.message}" if self.where else self.message
 
 
-class _Faults(SurgeryError):
+class Faults(SurgeryError):
     """An error that reports all its faults at once."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
@@ -46,7 +46,7 @@ class _Faults(SurgeryError):
         super().__init__("\n".join(lines))
 
 
-class RecipeError(_Faults, ValueError):
+class RecipeError(Faults, ValueError):
     """A recipe is malformed; `faults` lists everything that is wrong with it."""
 
 
@@ -54,7 +54,7 @@ class CheckpointError(SurgeryError, ValueError):
     """An input checkpoint is missing, malformed, hostile or of a kind that is not supported."""
 
 
-class PlanError(_Faults, ValueError):
+class PlanError(Faults, ValueError):
     """Recipe and checkpoints do not fit together; `faults` lists every conflict."""
 
 
@@ -66,5 +66,5 @@ class OutputError(SurgeryError, OSError):
     """The output cannot be written, or is something that must not be overwritten."""
 
 
-class VerifyError(_Faults, ValueError):
+class VerifyError(Faults, ValueError):
     """An output differs from what its manifest promises."""
