@@ -17,7 +17,7 @@ DIGEST = 16  # hexadecimal digits that names and results carry: 64 bits
 _NOT_BEHAVIOUR = ("LICENSE", "NOTICE", "USE_POLICY")
 
 
-def checkpoint_digest(checkpoint: Checkpoint, cache: Path) -> str:
+def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:
     """A digest of everything that a model's answers depend on: weights, configs, tokenizer, template, code.
 
     Reading 15 GB takes seconds, so `cache`, a JSON file, remembers the digests of files that have not been touched
@@ -25,7 +25,7 @@ def checkpoint_digest(checkpoint: Checkpoint, cache: Path) -> str:
     Raises CheckpointError, and ResultsError where the cache cannot be written.
     """
     files = _files(checkpoint)
-    known = _read(cache)
+    known = {} if cache is None else _read(cache)
     place = str(checkpoint.root.resolve())
     try:
         stamps = {name: _stamp(path) for name, path in files.items()}
@@ -39,7 +39,8 @@ def checkpoint_digest(checkpoint: Checkpoint, cache: Path) -> str:
     except OSError as error:
         raise CheckpointError(f"cannot read `{error.filename or checkpoint.source}`: {error.strerror}") from error
     digest = whole.hexdigest()[:DIGEST]
-    write_json(cache, {**known, place: {"files": stamps, "digest": digest}})
+    if cache is not None:
+        write_json(cache, {**known, place: {"files": stamps, "digest": digest}})
     return digest
 
 

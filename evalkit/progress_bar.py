@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from evalkit.console import NARROW
@@ -16,37 +17,79 @@ from surgery.console import PLAIN_SECONDS
 
 NAME = 16  # characters of a model's name beside the bar
 BAR = 16  # characters of the bar
+SPEED_SECONDS = 3600  # back from now, that the time left is estimated from: a single step may take minutes
 
 
-class ProgressBar:
-    """A bar on a terminal, a line now and then elsewhere."""
+class Line:
+    """One piece of work after another on stderr: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        rate = TextColumn("{task.fields[rate]}", markup=False)
         wide = self._console.width >= NARROW
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             *([BarColumn(bar_width=BAR)] if wide else []),
             MofNCompleteColumn(),
-            *([rate] if wide else []),
-            TimeElapsedColumn(),
+            *self._columns(TextColumn("{task.fields[text]}", markup=False), wide),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
+            get_time=lambda: monotonic(),
+            speed_estimate_period=SPEED_SECONDS,
         )
-        self._work = self._bar.add_task("", total=None, visible=False, rate="")
-        self._name, self._total, self._done, self._tokens = "", 0, 0, 0
-        self._began = self._told = monotonic()
+        self._work = self._bar.add_task("", total=None, visible=False, text="")
+        self._name = ""
+        self._told = monotonic()
+
+    def _columns(self, text: ProgressColumn, wide: bool) -> Sequence[ProgressColumn]:
+        """What stands right of the counts; `text` is what the work was last updated with, `wide` the terminal's."""
+        return [*([text] if wide else []), TimeElapsedColumn()]
+
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
+        self._console.print(f"note: {text}", soft_wrap=not self._console.is_terminal)
+
+    def _begin(self, name: str, total: int, done: int) -> None:
+        """Work of that name begins: so many steps in all, so many done earlier."""
+        self._name = name
+        self._bar.reset(
+            self._work, total=total, completed=done, visible=True, description=tail_of(name, NAME), text=""
+        )
+
+    def _due(self) -> bool:
+        """Whether it is time for another line."""
+        return monotonic() >= self._told + PLAIN_SECONDS
+
+    def _tell(self, text: str) -> None:
+        """A line about the work, unless a bar shows it."""
+        self._told = monotonic()
+        if not self._console.is_terminal:
+            self._console.print(f"{self._name}: {text}", soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+class ProgressBar(Line):
+    """How far an evaluation is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._total, self._done, self._tokens = 0, 0, 0
+        self._began = monotonic()
         self.began = False  # whether anything has been asked
 
     def model(self, name: str, total: int, reused: int) -> None:
         """A model's turn: so many episodes and losses in all, so many of them known from an earlier run."""
-        self._name, self._total, self._done, self._tokens = name, total, reused, 0
-        self._began = self._told = monotonic()
-        self._bar.reset(
-            self._work, total=total, completed=reused, visible=True, description=tail_of(name, NAME), rate=""
-        )
+        self._total, self._done, self._tokens = total, reused, 0
+        self._began = monotonic()
+        self._begin(name, total, reused)
         known = f", {reused:,} known from an earlier run" if reused else ""
         self._tell(f"{total - reused:,} of {total:,} to do{known}")
 
@@ -70,24 +113,6 @@ class ProgressBar:
 
     def _show(self) -> None:
         rate = f"{self._tokens / max(monotonic() - self._began, 1e-3):,.0f} tokens/s"
-        self._bar.update(self._work, completed=self._done, rate=rate)
-        if monotonic() >= self._told + PLAIN_SECONDS:
+        self._bar.update(self._work, completed=self._done, text=rate)
+        if self._due():
             self._tell(f"{self._done:,} of {self._total:,}, {rate}")
-
-    def note(self, text: str) -> None:
-        """Something that a user should know."""
-        self._console.print(f"note: {text}", soft_wrap=not self._console.is_terminal)
-
-    def _tell(self, text: str) -> None:
-        self._told = monotonic()
-        if not self._console.is_terminal:
-            self._console.print(f"{self._name}: {text}", soft_wrap=True)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config
 # What templates take for today (Llama 3.2's write it into every prompt): results must not change overnight. It is the
 # day that Llama 3's own templates fall back to where nobody tells them the date.
 TODAY = datetime(2024, 7, 26)
+_ANSWER = "4815162342"  # what no template trims, turns to lower case or writes by itself
 _TEMPLATE_ADVICE = "give one with `--chat-template FILE`, or send the prompts as plain text with `--no-chat`"
 
 
@@ -78,10 +80,13 @@ class Renderer:
             raise EngineError(f"`{self.name}`: a prompt has no tokens; send one that has text")
         return ids
 
-    def answer(self, text: str, end: bool) -> list[int]:
-        """Token ids of an answer as it follows a prompt; with `end`, the token that ends it as well."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return [*ids, *self._end(end)]
+    def answer(self, text: str, end: bool, chat: bool = False) -> list[int]:
+        """Token ids of an answer as it follows a prompt; with `end`, the token that ends it as well.
+
+        After messages (`chat`) that is the one that the chat template puts right after an answer, if it is among
+        `stops` (`<end_of_turn>` for Gemma); in all other cases the tokenizer's end of sequence.
+        """
+        return [*self._pieces(text), *self._end(end, chat)]
 
     def pair(self, prompt: Prompt, answer: str, end: bool) -> tuple[list[int], list[int]]:
         """Token ids of a prompt and of the answer that is to be scored after it.
@@ -89,14 +94,14 @@ class Renderer:
         After messages the two are tokenised apart, since that is how a model that answers goes on. After plain text
         they are tokenised as one text and cut where the prompt's own tokens end, since a continuation may begin in
         the middle of a line, where some tokenizers (SentencePiece's) would put a space before it; where a token
-        reaches over the border, they too are tokenised apart.
+        reaches over the border, they too are tokenised apart. Which token is the `end` says `answer`.
         """
         first = self.tokens(prompt)
         if isinstance(prompt, str) and prompt and answer:
             whole = self._plain(prompt + answer)
             if len(whole) > len(first) and whole[: len(first)] == first:
-                return first, [*whole[len(first) :], *self._end(end)]
-        return first, self.answer(answer, end)
+                return first, [*whole[len(first) :], *self._end(end, chat=False)]
+        return first, self.answer(answer, end, chat=not isinstance(prompt, str))
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated tokens, without special ones."""
@@ -107,6 +112,10 @@ class Renderer:
     def room(self, prompt_tokens: int, new_tokens: int) -> bool:
         """Whether the model has positions for the prompt and as many new tokens."""
         return self.context is None or prompt_tokens + new_tokens <= self.context
+
+    def _pieces(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
@@ -120,6 +129,10 @@ class Renderer:
         return [id_ for id_ in (self.tokenizer.bos_token_id, self.end) if id_ is not None][:1]
 
     def _chat(self, messages: list[dict[str, str]]) -> list[int]:
+        # text that a template gave has its special tokens, the first one included: none are added
+        return list(self._rendered(messages, add_generation_prompt=True, return_dict=False))
+
+    def _rendered(self, messages: list[dict[str, str]], **options: Any) -> Any:
         own = self.tokenizer.chat_template
         if self._template is None and not own:
             raise EngineError(f"`{self.name}` has no chat template; {_TEMPLATE_ADVICE}")
@@ -129,28 +142,38 @@ class Renderer:
                 f"{_TEMPLATE_ADVICE}"
             )
         try:
-            # text that a template gave has its special tokens, the first one included: none are added
-            rendered = self.tokenizer.apply_chat_template(
+            return self.tokenizer.apply_chat_template(
                 messages,
                 chat_template=self._template,
-                add_generation_prompt=True,
-                return_dict=False,
                 tokenizer_kwargs={"verbose": False},  # no advice about long texts
                 strftime_now=TODAY.strftime,  # before transformers' own of that name
+                **options,
             )
         except Exception as error:  # templates are programs: they raise what they like
             whose = "its chat template" if self._template is None else "the chat template given"
             raise EngineError(
                 f"`{self.name}`: {whose} fails ({first_line(error)}); {_TEMPLATE_ADVICE.replace('one', 'another', 1)}"
             ) from error
-        return list(rendered)
 
-    def _end(self, wanted: bool) -> list[int]:
+    def _end(self, wanted: bool, chat: bool) -> list[int]:
         if not wanted:
             return []
-        if self.end is None:
+        end = self._chat_end if chat else self.end
+        if end is None:
             raise EngineError(f"`{self.name}`: its tokenizer has no end-of-sequence token; set `eos_token` in it")
-        return [self.end]
+        return [end]
+
+    @cached_property
+    def _chat_end(self) -> int | None:
+        """The token that ends an answer after messages, found on a short conversation."""
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            rendered: str = self._rendered(messages, tokenize=False, add_generation_prompt=False)
+        except EngineError:  # a template may know prompts alone
+            return self.end
+        _, found, rest = rendered.rpartition(_ANSWER)
+        after = self._pieces(rest)[:1] if found else []
+        return after[0] if after and after[0] in self.stops else self.end
 
     def _configs(self) -> Iterator[Mapping[str, Any]]:
         """The configuration and those of the language model inside it."""

@@ -98,6 +98,7 @@ class Task(BaseModel):
     episodes: ClassVar[int | None] = 234  # the default of `--n`, as in the paper's evaluation (arXiv 2509.12235)
     attempts: ClassVar[int] = 1  # the default of `--attempts`
     max_tokens: ClassVar[int] = 256  # the default of `--max-tokens`, for one answer
+    divided: ClassVar[bool] = True  # whether its examples belong to parts
     kinds: ClassVar[tuple[str, ...]] = (UNPARSABLE, "wrong value")  # the failures that `grade` knows, mildest last
 
     @property
@@ -143,11 +144,13 @@ class Task(BaseModel):
             messages.append({"role": "user", "content": f"{turn.grade.reason} Try again, in the same form."})
         return tuple(messages)
 
-    def examples(self, split: str, n: int | None = None, seed: int = 0, part: str = TEST) -> list[Example]:
+    def examples(
+        self, split: str, n: int | None = None, seed: int = 0, part: str = TEST, fewer: bool = False
+    ) -> list[Example]:
         """The first n examples (default: `episodes`) that the seed draws from a part of a split, no two of them alike.
 
         More examples begin with the same ones. Raises TaskError for an unknown split or part, and where there are
-        fewer than n.
+        fewer than n; with `fewer`, only where there are none.
         """
         self.check_split(split)
         if part not in PARTS:
@@ -163,6 +166,8 @@ class Task(BaseModel):
             if data is None or question is None or question in found or part_of(self.name, self.key(data)) != part:
                 misses += 1
                 if misses == MISSES:
+                    if fewer and found:
+                        break
                     has = f"no more than {len(found)} examples; ask for at most that many (`--n {len(found)}`)"
                     raise TaskError(
                         f"{self.name}: the part `{part}` of the split `{split}` has "

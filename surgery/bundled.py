@@ -1,4 +1,4 @@
-"""The recipes that come with the package."""
+"""The recipes that come with the package, and the configurations of the trainers in a folder of theirs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 _SUFFIX = ".yaml"
 
 
-def _directory() -> Traversable:
-    """`surgery/_recipes` of an installed package, `recipes` beside `surgery` in a source tree."""
+def _directory(folder: str) -> Traversable:
+    """`surgery/_recipes` of an installed package, `recipes` beside `surgery` in a source tree; or a folder in it."""
     installed = resources.files("surgery") / "_recipes"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "recipes"
+    recipes = installed if installed.is_dir() else Path(__file__).parent.parent / "recipes"
+    return recipes / folder if folder else recipes
 
 
-def names() -> list[str]:
-    """The names of the bundled recipes, sorted."""
-    files = [item.name for item in _directory().iterdir()]
+def names(folder: str = "") -> list[str]:
+    """The names of the bundled recipes, or of the files of a folder among them, sorted."""
+    files = [item.name for item in _directory(folder).iterdir()]
     return sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX))
 
 
-def read(name: str) -> str:
+def read(name: str, folder: str = "") -> str:
     """The text of the recipe of this name. Raises RecipeError when there is none."""
-    if name not in names():
-        hint = suggestion(name, names(), "bundled recipes")
+    if name not in names(folder):
+        hint = suggestion(name, names(folder), "bundled recipes")
         raise RecipeError([Fault("", f"found no bundled recipe {show(name)}; {hint}")])
-    return (_directory() / f"{name}{_SUFFIX}").read_text("utf-8")
+    return (_directory(folder) / f"{name}{_SUFFIX}").read_text("utf-8")

@@ -52,7 +52,7 @@ def _front_matter(plan: Plan) -> str:
     known = dict.fromkeys(checkpoint.hub_id for checkpoint in plan.inputs.values() if checkpoint.hub_id)
     if known:  # the hub takes every name here for a repository of its own
         lines += ["base_model:", *(f"- {json.dumps(hub_id)}" for hub_id in known), "base_model_relation: merge"]
-    found = _license(start)
+    found = license_of(start)
     return "\n".join([f"license: {found}", *lines] if found else lines)
 
 
@@ -63,7 +63,8 @@ def _model_name(checkpoint: Checkpoint) -> str:
     return f"`{checkpoint.root.resolve().name if checkpoint.is_directory else checkpoint.shards[0].path.name}`"
 
 
-def _license(checkpoint: Checkpoint) -> str | None:
+def license_of(checkpoint: Checkpoint) -> str | None:
+    """The license that a checkpoint's own card names, or None."""
     path = checkpoint.root / CARD_FILE
     if not checkpoint.is_directory or not path.is_file():
         return None

@@ -62,7 +62,7 @@ class _Copier:
         if len(path) > MAX_DEPTH:
             raise RecipeError([Fault(self.origin, f"nested deeper than {MAX_DEPTH} levels")])
         if self.nodes > MAX_NODES:
-            raise RecipeError([Fault(self.origin, f"more than {MAX_NODES:,} values; this is no recipe")])
+            raise RecipeError([Fault(self.origin, f"more than {MAX_NODES:,} values; expected a file written by hand")])
         if isinstance(value, Mapping):
             return self._map(value, path)
         if isinstance(value, list | tuple):

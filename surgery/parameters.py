@@ -81,7 +81,7 @@ class Substitution:
                 self.faults.append(Fault(where, message))
                 continue
             try:
-                value, mistakes = _read_setting(setting, where)
+                value, mistakes = read_setting(setting, where)
                 faults = [Fault(where, mistake.message) for mistake in mistakes]
                 given[key] = value
             except RecipeError as error:
@@ -154,7 +154,8 @@ class Substitution:
         self.data[OUTPUT] = {**(output or {}), **overrides}
 
 
-def _read_setting(setting: object, where: str) -> tuple[object, tuple[Mistake, ...]]:
+def read_setting(setting: object, where: str) -> tuple[object, tuple[Mistake, ...]]:
+    """The value that a setting means, text being YAML, and what is wrong with it. Raises RecipeError, too."""
     if isinstance(setting, str):
         source = read_yaml(setting, where)
         return source.data, source.mistakes

@@ -100,7 +100,7 @@ def resolve(text: str) -> object:
 def _decode(content: str | bytes, origin: str) -> str:
     """The text without its byte order mark. Raises RecipeError: too large, not UTF-8, control characters."""
     if len(content) > MAX_BYTES:
-        _refuse(origin, 1, f"larger than {MAX_BYTES:,} bytes; this is no recipe")
+        _refuse(origin, 1, f"larger than {MAX_BYTES:,} bytes; expected a file written by hand")
     if isinstance(content, bytes):
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
             _refuse(origin, 1, "found UTF-16; save the file as UTF-8")
@@ -144,11 +144,11 @@ class _Reader:
             if isinstance(event, DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    message = "a second document starts here; a recipe is one document"
+                    message = "a second document starts here; expected one"
                     self._wrong((), event, message, void=False)
                     break
                 if event.version not in (None, (1, 2)):
-                    message = "found a `%YAML` directive of another version; recipes are YAML 1.2"
+                    message = "found a `%YAML` directive of another version; expected YAML 1.2"
                     self._wrong((), event, message, void=False)
             elif isinstance(event, NodeEvent):
                 data = self._value(event, events, ())
@@ -158,7 +158,7 @@ class _Reader:
         self.line = event.start_mark.line + 1
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            _refuse(self.origin, self.line, f"more than {MAX_NODES:,} values; this is no recipe")
+            _refuse(self.origin, self.line, f"more than {MAX_NODES:,} values; expected a file written by hand")
         if len(path) > MAX_DEPTH:
             _refuse(self.origin, self.line, f"nested deeper than {MAX_DEPTH} levels")
         self.lines.setdefault(path, self.line)

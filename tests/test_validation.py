@@ -221,7 +221,7 @@ FAULTS = {
     ),
     "two documents": (
         HEADER + USE + "---\nname: y\n",
-        ["recipe.yaml:5: a second document starts here; a recipe is one document"],
+        ["recipe.yaml:5: a second document starts here; expected one"],
     ),
     "a second document hides nothing": (
         HEADER + USE + "x: 1\n---\n",
@@ -230,13 +230,13 @@ FAULTS = {
                 "recipe.yaml:5 x: unknown key `x`; expected: `name`, `summary`, `models`, `start`, `parameters`, "
                 "`steps`, `output`"
             ),
-            "recipe.yaml:6: a second document starts here; a recipe is one document",
+            "recipe.yaml:6: a second document starts here; expected one",
         ],
     ),
     "a directive hides nothing": (
         "%YAML 1.1\n---\n" + HEADER + USE + "ouput: {}\n",
         [
-            "recipe.yaml:2: found a `%YAML` directive of another version; recipes are YAML 1.2",
+            "recipe.yaml:2: found a `%YAML` directive of another version; expected YAML 1.2",
             "recipe.yaml:7 ouput: unknown key `ouput`; did you mean `output`?",
         ],
     ),

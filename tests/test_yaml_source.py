@@ -139,8 +139,8 @@ def test_empty(text: str) -> None:
         (b"PK\x03\x04", r"r.yaml:1: found the control character U\+0003; expected a text file"),
         (b"a: 1\n\x00", r"r.yaml:2: found the control character U\+0000; expected a text file"),
         ("a: 1\n" + "x" * 20_001, "r.yaml:2: a line of 20,001 characters; expected at most 20,000"),
-        ("a: 1\n" * 250_000, "r.yaml:1: larger than 1,000,000 bytes; this is no recipe"),
-        ("- a\n" * 100_000, "r.yaml:10000: more than 10,000 values; this is no recipe"),
+        ("a: 1\n" * 250_000, "r.yaml:1: larger than 1,000,000 bytes; expected a file written by hand"),
+        ("- a\n" * 100_000, "r.yaml:10000: more than 10,000 values; expected a file written by hand"),
         ("[" * 10_000, "r.yaml:1: nested deeper than 32 levels"),
         ("{a: " * 4_000, "r.yaml:1: nested deeper than 32 levels"),
         ("? " * 9_000, "r.yaml:1: nested deeper than 32 levels"),
@@ -195,8 +195,8 @@ def test_nothing_to_go_on_with(content: str | bytes, message: str) -> None:
         ('t: "\\uD800"\n', ["r.yaml:1 t: found the character U+D800; expected printable text"]),
         ("? [a]\n: b\n", ["r.yaml:1: found a key that is not plain text; expected a name"]),
         ("? {a: b}\n: c\n", ["r.yaml:1: found a key that is not plain text; expected a name"]),
-        ("a: 1\n---\nb: 2\n", ["r.yaml:2: a second document starts here; a recipe is one document"]),
-        ("%YAML 1.1\n---\na: 1\n", ["r.yaml:2: found a `%YAML` directive of another version; recipes are YAML 1.2"]),
+        ("a: 1\n---\nb: 2\n", ["r.yaml:2: a second document starts here; expected one"]),
+        ("%YAML 1.1\n---\na: 1\n", ["r.yaml:2: found a `%YAML` directive of another version; expected YAML 1.2"]),
     ],
 )
 def test_single_values(text: str, messages: list[str]) -> None:

@@ -51,12 +51,17 @@ class Completion:
 
     `finish` is `stop` (the model ended it), `length` (`max_tokens` reached) or `context`: the model's context has no
     room for the prompt and `max_tokens` more; nothing was generated.
+
+    Where something was, engines in this process also give the tokens themselves, which text does not tell for sure:
+    `prompt_ids`, and `ids` with the token that ended the answer and those of a stop text that `text` lacks.
     """
 
     text: str
     finish: Finish
     prompt_tokens: int
     tokens: int
+    prompt_ids: tuple[int, ...] = ()
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

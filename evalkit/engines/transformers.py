@@ -52,6 +52,12 @@ class TransformersEngine(Engine):
 
     name: ClassVar[str] = "transformers"
 
+    # what to do about such a failure
+    _not_finite: ClassVar[str] = (
+        "look for such values in its weights, or set the option `dtype` to `float32` if they are too large for float16"
+    )
+    _no_memory: ClassVar[str] = "lower `--max-tokens`, or set the option `dtype` to `bfloat16`"
+
     def __init__(self, options: Mapping[str, Any] | None = None, chat_template: str | None = None) -> None:
         self._options = _parse(options or {})
         self._chat_template = chat_template
@@ -82,9 +88,14 @@ class TransformersEngine(Engine):
         from evalkit.engines.loading import load, quiet
 
         with quiet():
-            self._renderer = Renderer(model, self._chat_template)
+            renderer = Renderer(model, self._chat_template)
             device = _device(self._options.device)
-            self._network = load(model, device, self._options.dtype, self._options.attn_implementation)
+            network = load(model, device, self._options.dtype, self._options.attn_implementation)
+        self._hold(renderer, network, device)
+
+    def _hold(self, renderer: Renderer, network: Any, device: str) -> None:
+        """Answer with this network from here on."""
+        self._renderer, self._network = renderer, network
         kind = "cpu" if device == "cpu" else "cuda"
         self._tokens = TOKENS[kind]
         self._rows = ROWS[kind]
@@ -172,7 +183,7 @@ class TransformersEngine(Engine):
             ended_itself = bool(answer) and answer[-1] in renderer.stops
             text, was_cut = cut(renderer.text(answer[:-1] if ended_itself else answer), sampling.stop)
             finish: Finish = "stop" if ended_itself or was_cut else "length"
-            completions.append(Completion(text, finish, len(prompt), len(answer)))
+            completions.append(Completion(text, finish, len(prompt), len(answer), tuple(prompt), tuple(answer)))
         return completions
 
     def _batches(self, lengths: Mapping[int, int], work: Callable[[Sequence[int]], list[T]]) -> Iterator[tuple[int, T]]:
@@ -189,15 +200,12 @@ class TransformersEngine(Engine):
             try:
                 done = work(batch)
             except NotFiniteError as error:
-                raise EngineError(
-                    f"`{name}` gives NaN or infinity instead of probabilities; look for such values in its weights, or "
-                    "set the option `dtype` to `float32` if they are too large for float16"
-                ) from error
+                raise EngineError(f"`{name}` gives NaN or infinity instead of probabilities; {self._not_finite}") from error
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     raise EngineError(
                         f"`{name}`: the memory of `{self._network.device}` does not hold {longest} tokens of prompt "
-                        "and answer beside the model; lower `--max-tokens`, or set the option `dtype` to `bfloat16`"
+                        f"and answer beside the model; {self._no_memory}"
                     ) from error
                 done = []
             if not done:  # out of the handler, whose traceback holds the tensors of the attempt

@@ -103,7 +103,7 @@ class VllmEngine(Engine):
                     if not stopped(renderer, answers[i], len(new), sampling.stop):
                         continue
                     self._abort({name})
-                yield i, _completion(renderer, len(prompts[i]), answers.pop(i), sampling.stop)
+                yield i, _completion(renderer, prompts[i], answers.pop(i), sampling.stop)
 
     def score(self, prompts: Sequence[tuple[Prompt, str]], end: bool) -> Iterator[tuple[int, list[TokenScore]]]:
         """Score given answers as one batch; raises EngineError for one that the model has no room for.
@@ -330,8 +330,8 @@ def _scored(answer: Sequence[int]) -> Any:
     )
 
 
-def _completion(renderer: Renderer, prompt_tokens: int, ids: Sequence[int], stop: Sequence[str]) -> Completion:
+def _completion(renderer: Renderer, prompt: Sequence[int], ids: Sequence[int], stop: Sequence[str]) -> Completion:
     ended = bool(ids) and ids[-1] in renderer.stops
     text, was_cut = cut(renderer.text(ids[:-1] if ended else ids), stop)
     finish: Finish = "stop" if ended or was_cut else "length"
-    return Completion(text, finish, prompt_tokens, len(ids))
+    return Completion(text, finish, len(prompt), len(ids), tuple(prompt), tuple(ids))

@@ -38,6 +38,7 @@ class Jsonl(Task):
     name: ClassVar[str] = "jsonl"
     version: ClassVar[int] = 1
     episodes: ClassVar[int | None] = None  # all that there are
+    divided: ClassVar[bool] = False  # the files are the user's, and so is their division
     kinds: ClassVar[tuple[str, ...]] = graders.KINDS
 
     id: str = Field(description="File of the records in distribution")
@@ -65,11 +66,18 @@ class Jsonl(Task):
         """The data of any record."""
         return draw.choice(self._files()[split].records)
 
-    def examples(self, split: str, n: int | None = None, seed: int = 0, part: str = TEST) -> list[Example]:
+    def examples(
+        self,
+        split: str,
+        n: int | None = None,
+        seed: int = 0,
+        part: str = TEST,
+        fewer: bool = True,  # noqa: ARG002  (as always here)
+    ) -> list[Example]:
         """At most n records, which the seed takes from the file; all of them where n is None or larger.
 
-        More examples begin with the same ones. Raises TaskError for an unknown split, for any part but `test` (the
-        files are the user's, and so is their division), and for everything that is wrong with the files.
+        More examples begin with the same ones. Raises TaskError for an unknown split, for any part but `test`, and
+        for everything that is wrong with the files.
         """
         if part != TEST:
             raise TaskError(

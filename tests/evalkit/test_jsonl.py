@@ -8,7 +8,7 @@ import pytest
 from blake3 import blake3
 
 from evalkit.errors import TaskError
-from evalkit.records import MAX_LINE
+from evalkit.json_lines import MAX_LINE
 from evalkit.task import Turn
 from evalkit.tasks.jsonl import Jsonl
 from surgery.errors import SHOWN_FAULTS
