@@ -23,12 +23,12 @@ SPEED_SECONDS = 3600  # back from now, that the time left is estimated from: a s
 class Line:
     """One piece of work after another on stderr: a bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, bar: int = BAR) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        wide = self._console.width >= NARROW
+        self._wide = wide = self._console.width >= NARROW
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
-            *([BarColumn(bar_width=BAR)] if wide else []),
+            *([BarColumn(bar_width=bar)] if wide else []),
             MofNCompleteColumn(),
             *self._columns(TextColumn("{task.fields[text]}", markup=False), wide),
             console=self._console,
@@ -49,12 +49,10 @@ class Line:
         """Something that a user should know."""
         self._console.print(f"note: {text}", soft_wrap=not self._console.is_terminal)
 
-    def _begin(self, name: str, total: int, done: int) -> None:
-        """Work of that name begins: so many steps in all, so many done earlier."""
+    def _begin(self, name: str, short: str, total: int, done: int) -> None:
+        """Work of that name, `short` beside the bar, begins: so many steps in all, so many done earlier."""
         self._name = name
-        self._bar.reset(
-            self._work, total=total, completed=done, visible=True, description=tail_of(name, NAME), text=""
-        )
+        self._bar.reset(self._work, total=total, completed=done, visible=True, description=short, text="")
 
     def _due(self) -> bool:
         """Whether it is time for another line."""
@@ -89,7 +87,7 @@ class ProgressBar(Line):
         """A model's turn: so many episodes and losses in all, so many of them known from an earlier run."""
         self._total, self._done, self._tokens = total, reused, 0
         self._began = monotonic()
-        self._begin(name, total, reused)
+        self._begin(name, tail_of(name, NAME), total, reused)
         known = f", {reused:,} known from an earlier run" if reused else ""
         self._tell(f"{total - reused:,} of {total:,} to do{known}")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from evalkit.engines.base import Engine, Prompt, Request, Sampling
+from evalkit.engines.base import Completion, Engine, Prompt, Request, Sampling
 from evalkit.errors import TaskError
 from evalkit.progress import Progress
 from evalkit.samples import Loss, Sample
@@ -50,23 +50,63 @@ class Turns(Protocol):
 
 
 @dataclass
-class _Episode:
+class Live:
+    """An example that is being played, and its turns so far."""
+
     example: Example
     turns: list[Turn] = field(default_factory=list)
-    tokens: int = 0
-    cut: int = 0
 
     @property
     def solved(self) -> bool:
+        """Whether the last answer was right."""
         return bool(self.turns) and self.turns[-1].grade.correct
 
-    def take(self, turn: Turn, tokens: int, cut: bool) -> None:
-        self.turns.append(turn)
+    def name(self, attempt: int) -> str:
+        """What tells an attempt from all others; the seed of its answer follows from it."""
+        return f"{self.example.split}/{self.example.index}/{attempt}"
+
+
+L = TypeVar("L", bound=Live)
+
+
+def take_turns(
+    asking: Asking,
+    episodes: Sequence[L],
+    engine: Engine,
+    sampling: Sampling,
+    attempts: int,
+    seed: int,
+    begins: Callable[[int, int], None],
+) -> Iterator[tuple[L, Completion]]:
+    """Ask for answers until each episode is solved, has `attempts` turns, or is out of context.
+
+    A wrong answer goes back with the reason of its grade. Every answer is a turn of its episode by the time that the
+    two are yielded; one that finished as `context` is no answer, and the episode's end. `begins(turn, live)` hears of
+    each turn and how many episodes take it, all in one batch. The seed of an answer depends on `seed` and the
+    attempt's name alone. Raises EngineError.
+    """
+    for attempt in range(attempts):
+        live = [e for e in episodes if len(e.turns) == attempt and not e.solved]
+        if not live:
+            continue
+        begins(attempt + 1, len(live))
+        requests = [Request(asking.prompt(e.example, e.turns), seed_of(seed, e.name(attempt))) for e in live]
+        for number, completion in engine.generate(requests, sampling):
+            episode = live[number]
+            if completion.finish != "context":
+                grade = asking.task.grade(episode.example.data, completion.text)
+                episode.turns.append(Turn(completion.text, grade))
+            yield episode, completion
+
+
+@dataclass
+class _Episode(Live):
+    tokens: int = 0
+    cut: int = 0
+
+    def count(self, tokens: int, cut: bool) -> None:
         self.tokens += tokens
         self.cut += cut
-
-    def name(self, attempt: int) -> str:
-        return f"{self.example.split}/{self.example.index}/{attempt}"
 
     def keep(self, turns: Turns, tokens: int, cut: bool) -> None:
         """Write down the last turn."""
@@ -81,9 +121,11 @@ class _Episode:
             if row is None or row.get("key") != self.example.key:
                 return
             try:
-                self.take(Turn(row["answer"], Grade(**row["grade"])), row["tokens"], row["cut"])
+                turn = Turn(row["answer"], Grade(**row["grade"]))
+                self.count(row["tokens"], row["cut"])
             except (KeyError, TypeError):
                 return
+            self.turns.append(turn)
 
 
 def play(
@@ -99,33 +141,22 @@ def play(
 ) -> Iterator[Sample]:
     """Let the loaded model answer every example, with up to `attempts` tries each, and yield each finished episode.
 
-    A wrong answer goes back with the reason of its grade; an episode ends when it is solved, out of attempts, or out of
-    context. Episodes go on where `turns` has them. The seed of an answer depends on `seed`, example and turn alone.
-    Raises TaskError where a first prompt does not fit into the context, and EngineError.
+    The rules are those of `take_turns`. Episodes go on where `turns` has them. The seed of an answer depends on `seed`,
+    example and turn alone. Raises TaskError where a first prompt does not fit into the context, and EngineError.
     """
     episodes = [_Episode(example) for example in examples]
     for episode in episodes:
         episode.restore(turns, attempts)
-    for attempt in range(attempts):
-        live = [e for e in episodes if len(e.turns) == attempt and not e.solved]
-        if not live:
-            continue
-        progress.turn(attempt + 1, len(live))
-        requests = [Request(asking.prompt(e.example, e.turns), seed_of(seed, e.name(attempt))) for e in live]
-        for number, completion in engine.generate(requests, sampling):
-            episode, cut = live[number], completion.finish == "length"
-            progress.answered(completion.tokens)
-            if completion.finish == "context":
-                if not episode.turns:
-                    raise no_room(model, episode.example, completion.prompt_tokens, sampling.max_tokens)
-                yield _sample(asking, episode, model)
-                continue
-            grade = asking.task.grade(episode.example.data, completion.text)
-            episode.take(Turn(completion.text, grade), completion.tokens, cut)
-            if grade.correct or attempt == attempts - 1:
-                yield _sample(asking, episode, model)
-            else:
-                episode.keep(turns, completion.tokens, cut)
+    for episode, completion in take_turns(asking, episodes, engine, sampling, attempts, seed, progress.turn):
+        progress.answered(completion.tokens)
+        if not episode.turns:
+            raise no_room(model, episode.example, completion.prompt_tokens, sampling.max_tokens)
+        cut = completion.finish == "length"
+        episode.count(completion.tokens, cut)
+        if completion.finish == "context" or episode.solved or len(episode.turns) == attempts:
+            yield _sample(asking, episode, model)
+        else:
+            episode.keep(turns, completion.tokens, cut)
 
 
 def no_room(model: str, example: Example, prompt_tokens: int, answer_tokens: int) -> TaskError:

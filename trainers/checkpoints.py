@@ -1,4 +1,4 @@
-"""Writes a network as an ordinary checkpoint: sharded safetensors, its parent's config and tokenizer, and a manifest."""
+"""Writes a network as an ordinary checkpoint: sharded safetensors, the parent's config and tokenizer, a manifest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,6 @@ class Saver:
     config: Training
     data: Mapping[str, Any]
     chat_template: str | None = None
-    saved: list[int] = field(default_factory=list)
 
     def save(self, step: int, network: Any, weights: Mapping[str, torch.Tensor], figures: Mapping[str, float]) -> Path:
         """Write `checkpoint-STEP`, whole or not at all.
@@ -52,23 +51,37 @@ class Saver:
         """
         place = self.directory.checkpoint(step)
         partial = place.with_name(f".{place.name}.partial")
-        cast = self._cast(step, weights)
+        self.write(partial, network, weights, f"step {step}")
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            network.save_pretrained(partial, state_dict=cast, max_shard_size=SHARD)
-            self._accompany(partial)
             (partial / CARD_FILE).write_text(make_card(self.parent, self.trainer, self.config, step), "utf-8")
             write_json(partial / MANIFEST, self._manifest(partial, step, figures))
             shutil.rmtree(place, ignore_errors=True)
             partial.replace(place)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(
-                f"cannot write the checkpoint `{place}`: {error.strerror or error}; make room and go on with `--resume`"
-                + self.last_good()
-            ) from error
-        self.saved.append(step)
+            raise self._unwritable(partial, error) from error
         return place
+
+    def write(self, directory: Path, network: Any, weights: Mapping[str, torch.Tensor], what: str) -> None:
+        """Write weights, config and tokenizer into a directory, in place of whatever is there.
+
+        `what` names the weights for messages. Raises TrainingError where one of them is not finite, and RunError.
+        """
+        cast = self._cast(what, weights)
+        try:
+            shutil.rmtree(directory, ignore_errors=True)
+            network.save_pretrained(directory, state_dict=cast, max_shard_size=SHARD)
+            self._accompany(directory)
+            for shard in directory.glob("*.safetensors"):  # which safetensors lets nobody else read
+                shutil.copymode(directory / "config.json", shard)
+        except OSError as error:
+            raise self._unwritable(directory, error) from error
+
+    def _unwritable(self, directory: Path, error: OSError) -> RunError:
+        shutil.rmtree(directory, ignore_errors=True)
+        return RunError(
+            f"cannot write the checkpoint `{directory}`: {error.strerror or error}; make room and go on with `--resume`"
+            + self.last_good()
+        )
 
     def last_good(self) -> str:
         """The end of a message: which checkpoint is the last good one."""
@@ -79,7 +92,7 @@ class Saver:
             return "; no checkpoint was written before"
         return f"; the last good checkpoint is `{self.directory.checkpoint(found[-1])}`"
 
-    def _cast(self, step: int, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _cast(self, what: str, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The weights as they are stored; each in the dtype that it has in the parent, unless another is asked for."""
         wanted = self.config.save_dtype
         known = self.parent.checkpoint.tensors
@@ -96,9 +109,10 @@ class Saver:
             if key not in done:
                 done[key] = tensor.detach().to("cpu", dtype).contiguous()
                 if not bool(done[key].isfinite().all()):
+                    stored = str(dtype).removeprefix("torch.")
                     raise TrainingError(
-                        f"step {step}: `{name}` holds NaN or infinity as {str(dtype).removeprefix('torch.')}; lower the "
-                        "learning rate" + self.last_good()
+                        f"{what}: `{name}` holds NaN or infinity as {stored}; lower the learning rate"
+                        + self.last_good()
                     )
             result[name] = done[key]
         return result

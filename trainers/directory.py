@@ -1,11 +1,11 @@
 """The directory of a run: whose it is, what it holds, and where a killed run goes on.
 
-    OUT/run.json              what makes the run: configuration, parent checkpoint, versions; also the lock
-    OUT/log.jsonl             figures, step by step
-    OUT/checkpoint-N/         a checkpoint after step N
-    OUT/final, OUT/inter-sft  links to checkpoints
-    OUT/report.json           written last: the run is finished
-    OUT/resume/checkpoint-N/  the state of training after step N, until the run is finished
+OUT/run.json              what makes the run: configuration, parent checkpoint, versions; also the lock
+OUT/log.jsonl             figures, step by step
+OUT/checkpoint-N/         a checkpoint after step N
+OUT/final, OUT/inter-sft  links to checkpoints
+OUT/report.json           written last: the run is finished
+OUT/resume/checkpoint-N/  the state of training after step N, until the run is finished
 """
 
 from __future__ import annotations
@@ -58,10 +58,6 @@ class RunDirectory(Closing):
         """Where the checkpoint after a step lies."""
         return self.path / f"{PREFIX}{step}"
 
-    def state(self, step: int) -> Path:
-        """Where the state of training after a step lies."""
-        return self.path / RESUME / f"{PREFIX}{step}"
-
     def latest_state(self) -> int | None:
         """The step of the newest state that was written to its end, or None."""
         steps = [_step(path.parent) for path in (self.path / RESUME).glob(f"{PREFIX}*/{COMPLETE}")]
@@ -69,10 +65,11 @@ class RunDirectory(Closing):
 
     def seal(self, step: int) -> None:
         """Say that the state after a step is whole, and drop the older ones."""
+        state = self.path / RESUME / f"{PREFIX}{step}"
         try:
-            (self.state(step) / COMPLETE).touch()
+            (state / COMPLETE).touch()
             for path in (self.path / RESUME).glob(f"{PREFIX}*"):
-                if path != self.state(step):
+                if path != state:
                     shutil.rmtree(path)
         except OSError as error:
             raise _unwritable(self.path, error) from error
@@ -158,7 +155,9 @@ def _check_same(path: Path, known: Mapping[str, Any], identity: Mapping[str, Any
     before, now = _flat(known), _flat(identity)
     free = tuple(f"config.{key}" for key in _FREE)
     differing = [
-        key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and not key.startswith(free)
+        key
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(free)
     ]
     if differing:
         raise RunError(
@@ -194,6 +193,6 @@ def _step(path: Path) -> int | None:
 
 def _unwritable(out: Path, error: OSError) -> RunError:
     return RunError(
-        f"cannot write to `{error.filename or out}`: {error.strerror or error}; make room or choose another `--out`, and "
-        "go on with `--resume`"
+        f"cannot write to `{error.filename or out}`: {error.strerror or error}; make room or choose another `--out`, "
+        "and go on with `--resume`"
     )

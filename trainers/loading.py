@@ -15,6 +15,7 @@ from surgery.errors import Fault, RecipeError
 from surgery.mapping_source import read_mapping
 from surgery.parameters import read_setting
 from surgery.source import Mistake, Source
+from surgery.source import Path as FieldPath
 from surgery.validation import mistakes
 from surgery.wording import did_you_mean, quoted, show
 from surgery.yaml_source import MAX_BYTES, read_yaml
@@ -55,7 +56,11 @@ def load(
 
 
 def _validated(
-    kind: type[Config], source: Source, data: dict[str, Any], faults: list[Fault], origins: Mapping[tuple[str, ...], str]
+    kind: type[Config],
+    source: Source,
+    data: dict[str, Any],
+    faults: list[Fault],
+    origins: Mapping[FieldPath, str],
 ) -> Config:
     wrong = [mistake for mistake in source.mistakes if not _around(mistake.path, origins)]
     try:
@@ -76,7 +81,7 @@ def _validated(
     raise ConfigError([*faults, *source.faults(wrong)])
 
 
-def _around(path: tuple[str | int, ...], origins: Mapping[tuple[str, ...], str]) -> str | None:
+def _around(path: FieldPath, origins: Mapping[FieldPath, str]) -> str | None:
     """The setting that gave the value at a path, or around it."""
     outer = (path[:end] for end in range(len(path), 0, -1))
     return next((origins[part] for part in outer if part in origins), None)
@@ -84,11 +89,11 @@ def _around(path: tuple[str | int, ...], origins: Mapping[tuple[str, ...], str])
 
 def _overridden(
     data: Mapping[str, Any], settings: Mapping[str, object]
-) -> tuple[dict[str, Any], list[Fault], dict[tuple[str, ...], str]]:
+) -> tuple[dict[str, Any], list[Fault], dict[FieldPath, str]]:
     """The data with the settings put in, what is wrong with these, and which paths they gave."""
     changed: dict[str, Any] = json.loads(json.dumps(data))
     faults: list[Fault] = []
-    origins: dict[tuple[str, ...], str] = {}
+    origins: dict[FieldPath, str] = {}
     for name, setting in settings.items():
         where = f"--set {name}"
         try:

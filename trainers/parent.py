@@ -41,7 +41,10 @@ class Parent:
 
 
 def open_parent(source: str) -> Parent:
-    """Open the checkpoint of a directory or hub id. Raises CheckpointError, and TrainingError where it cannot be trained."""
+    """Open the checkpoint of a directory or hub id.
+
+    Raises CheckpointError, and TrainingError where it cannot be trained.
+    """
     checkpoint = open_checkpoint(source)
     if not checkpoint.is_directory or not checkpoint.config:
         found = "is a single file" if not checkpoint.is_directory else "has no `config.json`"
@@ -66,9 +69,8 @@ def load_network(parent: Parent, config: Training) -> Any:
     with quiet():
         network = load(parent.model, "cpu", "float32", config.attention)
     if network.get_output_embeddings() is None:
-        raise TrainingError(
-            f"`{parent.checkpoint.source}`: `{type(network).__name__}` has no output head; expected a causal language model"
-        )
+        found = f"`{parent.checkpoint.source}`: `{type(network).__name__}` has no output head"
+        raise TrainingError(f"{found}; expected a causal language model")
     # Checkpoints carry their parent's; transformers refuses to save some that it loads.
     network.generation_config = GenerationConfig()
     return network.train()
@@ -76,7 +78,7 @@ def load_network(parent: Parent, config: Training) -> Any:
 
 def check_vocabulary(network: torch.nn.Module, source: str, largest: int) -> None:
     """Raise TrainingError where the tokenizer gives a token that the network does not have."""
-    known = network.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
+    known = network.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if largest >= known:
         raise TrainingError(
             f"`{source}`: its tokenizer gives the token {largest}, but the model has {known} tokens; use the tokenizer "

@@ -134,5 +134,10 @@ def _plain(number: float | None) -> float | None:
 
 
 def _estimate(data: Mapping[str, Any]) -> Estimate:
-    unknown = {"value": math.nan, "low": -math.inf, "high": math.inf}
-    return Estimate(**{name: unknown[name] if value is None else value for name, value in data.items()})
+    value, low, high = data["value"], data["low"], data["high"]
+    return Estimate(
+        value=math.nan if value is None else value,
+        low=-math.inf if low is None else low,
+        high=math.inf if high is None else high,
+        n=data["n"],
+    )

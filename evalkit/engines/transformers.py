@@ -200,7 +200,9 @@ class TransformersEngine(Engine):
             try:
                 done = work(batch)
             except NotFiniteError as error:
-                raise EngineError(f"`{name}` gives NaN or infinity instead of probabilities; {self._not_finite}") from error
+                raise EngineError(
+                    f"`{name}` gives NaN or infinity instead of probabilities; {self._not_finite}"
+                ) from error
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     raise EngineError(

@@ -11,7 +11,10 @@ Answer = Callable[[str, Prompt], str]  # the loaded model's name and the prompt 
 
 
 class FakeEngine(Engine):
-    """`answer` says what the loaded model says; `die_after` answers, the engine breaks; `room` is its context."""
+    """`answer` says what the loaded model says; `die_after` answers, the engine breaks; `room` is its context.
+
+    Its tokens are characters.
+    """
 
     name: ClassVar[str] = "fake"
 
@@ -45,7 +48,11 @@ class FakeEngine(Engine):
                 raise RuntimeError("the engine broke")
             self.die_after = None if self.die_after is None else self.die_after - 1
             answer = self.answer(self.loaded[-1].name, requests[i].prompt)
-            yield i, Completion(answer, "stop", len(text(requests[i].prompt)), len(answer))
+            asked = text(requests[i].prompt)
+            yield (
+                i,
+                Completion(answer, "stop", len(asked), len(answer), tuple(map(ord, asked)), tuple(map(ord, answer))),
+            )
 
     def _fits(self, request: Request, sampling: Sampling) -> bool:
         return len(text(request.prompt)) + sampling.max_tokens <= self.room

@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from evalkit.errors import TaskError
 from evalkit.json_lines import MAX_LINE
-from evalkit.task import Turn
+from evalkit.task import Task, Turn
 from evalkit.tasks.jsonl import Jsonl
 from surgery.errors import SHOWN_FAULTS
 
@@ -56,6 +56,8 @@ def test_parts_do_not_apply(hundred: str):
     assert task.examples("id", 5, part="test") == task.examples("id", 5)
     with pytest.raises(TaskError, match=r"found the part `train`, but parts do not apply to your own files; leave out"):
         task.examples("id", 5, part="train")
+    assert not task.divided
+    assert Task.divided
 
 
 def test_every_further_name_is_a_split(tmp_path: Path, hundred: str):

@@ -134,6 +134,41 @@ def test_pair(tmp_path: Path) -> None:
     assert found.pair("a", "", end=False) == (ids("<pad>", "a"), [])
 
 
+@pytest.mark.parametrize(
+    ("after", "stops", "end"),
+    [
+        ("<pad>\n", [0, 1], "<pad>"),  # Gemma's way: the end of a turn, and another token for the end of texts
+        ("<pad>\n", [1], "<end>"),  # no token that ends answers
+        ("!<pad>", [0, 1], "<end>"),
+        ("{{ raise_exception('no answers') }}", [0, 1], "<end>"),
+        ("", [0, 1], "<end>"),
+    ],
+)
+def test_the_template_says_what_ends_an_answer(tmp_path: Path, after: str, stops: list[int], end: str) -> None:
+    """After messages the token that stands behind an answer, if it is one that ends answers; else the tokenizer's."""
+    template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}" + after + "{% endif %}{% endfor %}"
+    )
+    found = renderer(tmp_path, generation={"eos_token_id": stops}, chat_template=template)
+    assert found.pair(ASK, "ok", end=True) == (ids("hi"), ids("ok", end))
+    assert found.pair(ASK, "ok", end=False) == (ids("hi"), ids("ok"))
+    assert found.pair("hi", "ok", end=True) == (ids("hi"), ids("ok", "<end>"))
+    assert found.pair("", "ok", end=True)[1] == ids("ok", "<end>")
+    assert found.answer("ok", end=True, chat=True) == ids("ok", end)
+
+
+def test_a_template_may_drop_answers_or_end_them_alone(tmp_path: Path) -> None:
+    """Where the answer is not rendered its end is the tokenizer's; with no such token, the template's will do."""
+    users = "{% for m in messages if m.role == 'user' %}{{ m.content }}<pad>{% endfor %}"
+    both = {"generation": {"eos_token_id": [0, 1]}}
+    assert renderer(tmp_path / "a", chat_template=users, **both).pair(ASK, "ok", end=True)[1] == ids("ok", "<end>")
+    every = "{% for m in messages %}{{ m.content }}<pad>{% endfor %}"
+    assert renderer(tmp_path / "b", chat_template=every, eos_token=None, **both).pair(ASK, "ok", end=True) == (
+        ids("hi", "<pad>"),
+        ids("ok", "<pad>"),
+    )
+
+
 def test_pair_cuts_one_text_where_its_tokens_allow(tmp_path: Path) -> None:
     """After plain text the answer's tokens are those of the whole text; apart, this tokenizer would add a space."""
     found = renderer(tmp_path)

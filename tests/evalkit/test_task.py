@@ -131,6 +131,16 @@ def test_exhaustion() -> None:
     )
 
 
+def test_as_many_as_there_are() -> None:
+    """With `fewer`, all of a part are found where they are fewer than n; none at all is still an error."""
+    task = Doubling(size=40)
+    every = everything(task, "id", 0, "train")
+    assert task.examples("id", 1000, part="train", fewer=True) == every
+    assert task.examples("id", 2, part="train", fewer=True) == every[:2]
+    with pytest.raises(TaskError, match="`validation` of the split `id` has no examples"):
+        Doubling(size=1).examples("id", 1, part="validation", fewer=True)
+
+
 def test_only_misses_in_a_row_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each new example is a new beginning: sixty take more than three hundred misses, and still are found."""
     monkeypatch.setattr("evalkit.task.MISSES", 200)

@@ -138,6 +138,19 @@ def test_answers_do_not_depend_on_the_batch(tiny: Path, engine: TransformersEngi
         assert answers(other, PROMPTS, sampling) == together
 
 
+def test_tokens_are_those_that_were_drawn(engine: TransformersEngine) -> None:
+    """The prompt's as the template gives them; the answer's with the one that ended it, if one did."""
+    renderer = engine._loaded()
+    found = answers(engine, PROMPTS, Sampling(1.0, 24))
+    for prompt, answer in zip(PROMPTS, found, strict=True):
+        assert list(answer.prompt_ids) == renderer.tokens(prompt)
+        assert (len(answer.prompt_ids), len(answer.ids)) == (answer.prompt_tokens, answer.tokens)
+        assert (answer.ids[-1] == renderer.end) == (answer.finish == "stop")
+        assert renderer.end not in answer.ids[:-1]
+        assert renderer.text(answer.ids) == answer.text
+    assert {answer.finish for answer in found} == {"length", "stop"}
+
+
 def test_seeds_differ(engine: TransformersEngine) -> None:
     """Another seed gives another answer; the same seed the same one."""
     requests = [Request(PROMPTS[0], seed) for seed in (0, 1, 2, 0)]
@@ -221,7 +234,7 @@ def test_stop_texts(engine: TransformersEngine) -> None:
     found = answers(engine, PROMPTS[:1], Sampling(max_tokens=40, stop=("never to be seen", stop, "")))[0]
     assert found.text == whole[: whole.index(stop)]
     assert found.finish == "stop"
-    assert found.tokens == whole.index(stop) + 3
+    assert found.tokens == len(found.ids) == whole.index(stop) + 3
 
 
 def test_requests_without_room_come_first(engine: TransformersEngine) -> None:
@@ -238,7 +251,9 @@ def test_nothing_to_do(engine: TransformersEngine) -> None:
     assert list(engine.generate([], Sampling())) == []
     assert list(engine.score([], end=True)) == []
     assert list(engine.score([("a", "")], end=False)) == [(0, [])]
-    assert answers(engine, ["a"], Sampling(max_tokens=0)) == [Completion("", "length", 1, 0)]
+    assert answers(engine, ["a"], Sampling(max_tokens=0)) == [
+        Completion("", "length", 1, 0, (tokenizer().convert_tokens_to_ids("a"),))
+    ]
 
 
 @pytest.mark.parametrize("end", [False, True])

@@ -117,7 +117,7 @@ def test_one_start_serves_an_architecture(outcome: Result) -> None:
 
 @vllm
 def test_vllm_and_transformers_agree(outcome: Result, models: Path) -> None:
-    """In float32: the same greedy answers, log-probabilities equal to 4 digits, the same tokens likeliest."""
+    """In float32: the same tokens of prompts and greedy answers, log-probabilities to 4 digits, tokens likeliest."""
     found = outcome["plain0, fresh"]
     with TransformersEngine({}) as engine:
         engine.load(Model("plain0", "plain0", models / "plain0"), program.CONTEXT)
@@ -127,6 +127,7 @@ def test_vllm_and_transformers_agree(outcome: Result, models: Path) -> None:
         scores = dict(engine.score(pairs, end=True))
     for i, (text, finish, tokens) in enumerate(found["answers"]):
         assert (answers[i].text, answers[i].finish, answers[i].tokens) == (text, finish, tokens)
+        assert [list(answers[i].prompt_ids), list(answers[i].ids)] == outcome["tokens"][i]
     for i, theirs in enumerate(found["scores"]):
         assert [each.greedy for each in scores[i]] == [greedy for _, greedy in theirs]
         for each, (logprob, _) in zip(scores[i], theirs, strict=True):

@@ -50,6 +50,7 @@ class Program:
             for pair in zip(map(chat, PROMPTS), ANSWERS, strict=True)
             for _, found in self.engine.score([pair], end=True)
         ]
+        self.result["tokens"] = self.tokens()
         self.result[note] = {"answers": answers, "scores": scores}
 
     def answer(self, sampling: Sampling, prompts: list[str], seed: int = 0) -> list[list[Any]]:
@@ -57,6 +58,11 @@ class Program:
         requests = [Request(chat(prompt), seed + i) for i, prompt in enumerate(prompts)]
         found = dict(self.engine.generate(requests, sampling))
         return [[found[i].text, found[i].finish, found[i].tokens] for i in range(len(prompts))]
+
+    def tokens(self) -> list[list[Any]]:
+        """Of the prompts and of the greedy answers."""
+        found = dict(self.engine.generate([Request(chat(prompt)) for prompt in PROMPTS], GREEDY))
+        return [[list(found[i].prompt_ids), list(found[i].ids)] for i in range(len(PROMPTS))]
 
     def batches(self) -> None:
         """What must not depend on the batch, and what a batch leaves behind."""

@@ -135,7 +135,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     """A file where a directory is needed is one message."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot keep the run's figures in .*choose another `--out`"):
+    with pytest.raises(RunError, match=r"cannot keep the run's figures in .*choose another `--out`"):
         Log(tmp_path / "file" / "log.jsonl")
 
 

@@ -1,0 +1,81 @@
+"""The verb: train a checkpoint by a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from surgery.errors import Fault
+from surgery.wording import show, suggestion
+from trainers.config import GrpoConfig, PpoConfig, SftConfig
+from trainers.errors import ConfigError, TrainingError
+from trainers.loading import load
+from trainers.progress import Progress, Silence
+from trainers.report import Report
+
+KINDS: Mapping[str, type[SftConfig | PpoConfig | GrpoConfig]] = {"sft": SftConfig, "ppo": PpoConfig, "grpo": GrpoConfig}
+
+
+def load_config(
+    trainer: str,
+    config: str | Path | Mapping[str, Any],
+    *,
+    settings: Mapping[str, object] = MappingProxyType({}),
+    model: str | Path | None = None,
+    out: str | Path | None = None,
+) -> SftConfig | PpoConfig | GrpoConfig:
+    """The configuration of a trainer (`sft`, `ppo`, `grpo`): a file, a bundled one's name, or a mapping.
+
+    `settings` replaces values by the path of their keys (`optimizer.learning_rate`), `model` and `out` those keys.
+    Raises ConfigError with all faults.
+    """
+    if trainer not in KINDS:
+        raise ConfigError([Fault("", f"unknown trainer {show(trainer)}; {suggestion(trainer, KINDS, 'the trainers')}")])
+    given = {"model": None if model is None else str(model), "out": None if out is None else str(out)}
+    return load(KINDS[trainer], config, settings, given)
+
+
+def train(
+    trainer: str,
+    config: str | Path | Mapping[str, Any],
+    *,
+    settings: Mapping[str, object] = MappingProxyType({}),
+    model: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Train a checkpoint: see `load_config` for the configuration, and `trainers.report` for the result.
+
+    With `resume`, an interrupted run goes on where its last state was saved, to the same weights as if it had not been
+    interrupted; a finished one gives its report. `overwrite` begins anew where a run lies already.
+    Raises ConfigError, DataError, TrainingError, RunError, and what opening checkpoints and tasks raises.
+    """
+    loaded = load_config(trainer, config, settings=settings, model=model, out=out)
+    progress = progress or Silence()
+    try:
+        from evalkit.engines.loading import quiet
+
+        with quiet():
+            return _run(loaded, resume, overwrite, progress)
+    except ModuleNotFoundError as error:
+        raise TrainingError(
+            f"`surgery train` needs `{error.name}`, which is not installed: pip install 'surgery[train]'"
+        ) from error
+
+
+def _run(config: SftConfig | PpoConfig | GrpoConfig, resume: bool, overwrite: bool, progress: Progress) -> Report:
+    if isinstance(config, SftConfig):
+        from trainers.sft_run import run_sft
+
+        return run_sft(config, resume, overwrite, progress)
+    if isinstance(config, PpoConfig):
+        from trainers.ppo_run import run_ppo
+
+        return run_ppo(config, resume, overwrite, progress)
+    from trainers.grpo_run import run_grpo
+
+    return run_grpo(config, resume, overwrite, progress)

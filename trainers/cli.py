@@ -1,0 +1,115 @@
+"""`surgery train`: options in, the API's verb, a table out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from surgery.options import json_option, name_values, print_json
+from trainers.errors import TrainingError
+
+_set = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", callback=name_values,
+    help="Replace a value of the configuration: seed=1, optimizer.learning_rate=1e-5.",
+)  # fmt: skip
+_model = click.option("--model", help="The checkpoint to begin with, in place of the configuration's.")
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """One message for what comes with an extra and is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise TrainingError(
+            f"`surgery train` needs `{error.name}`, which is not installed: pip install 'surgery[train]'"
+        ) from error
+
+
+@click.group()
+def train() -> None:
+    """Make checkpoints: supervised fine-tuning, PPO, GRPO.
+
+    CONFIG is a YAML file or the name of a bundled configuration (`surgery train configs`).
+    """
+
+
+def _trainer(name: str, summary: str) -> None:
+    """Add the command of a trainer; they differ in their configurations alone."""
+
+    @train.command(name, help=summary)
+    @click.argument("config")
+    @_model
+    @click.option("--out", help="The directory of the run, in place of the configuration's.")
+    @_set
+    @click.option("--resume", is_flag=True, help="Go on with an interrupted run, to the same weights.")
+    @click.option("--overwrite", is_flag=True, help="Begin anew where a run lies already.")
+    @json_option
+    def command(
+        config: str,
+        model: str | None,
+        out: str | None,
+        settings: dict[str, str],
+        resume: bool,
+        overwrite: bool,
+        as_json: bool,
+    ) -> None:
+        if resume and overwrite:
+            raise click.UsageError("`--resume` goes on, `--overwrite` begins anew; give one of them")
+        with _installed():
+            from trainers import api
+            from trainers.console import print_report
+            from trainers.progress_bar import ProgressBar
+
+            with ProgressBar() as progress:
+                report = api.train(
+                    name, config, settings=settings, model=model, out=out, resume=resume, overwrite=overwrite,
+                    progress=progress,
+                )  # fmt: skip
+        if as_json:
+            print_json(report.json())
+        else:
+            print_report(report)
+
+
+_trainer("sft", "Learn answers: supervised fine-tuning of all weights, loss on the answers.")
+_trainer("ppo", "Learn from grades: PPO over several turns, with a value function.")
+_trainer("grpo", "Learn from grades: GRPO, relative to other answers to the same problem.")
+
+
+@train.command()
+@click.argument("trainer", type=click.Choice(["sft", "ppo", "grpo"]))
+@click.argument("config")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the files go.")
+@_set
+@json_option
+def data(trainer: str, config: str, out: Path, settings: dict[str, str], as_json: bool) -> None:
+    """Write the data of a run as files of JSON lines: what is learned, and what is held out."""
+    with _installed():
+        from trainers import api
+        from trainers.data import export
+
+        loaded = api.load_config(trainer, config, settings=settings, model="", out="")
+        written = export(loaded, out)
+    if as_json:
+        print_json({"out": str(out), "files": written})
+        return
+    for name, count in written.items():
+        click.echo(f"{out / name}: {count:,} records")
+
+
+@train.command()
+@click.argument("name", required=False)
+def configs(name: str | None) -> None:
+    """List the bundled configurations, or print the one called NAME."""
+    from surgery import bundled
+    from trainers.loading import FOLDER
+
+    if name is not None:
+        click.echo(bundled.read(name, FOLDER), nl=False)
+        return
+    for known in bundled.names(FOLDER):
+        click.echo(known)

@@ -1,0 +1,92 @@
+"""A run among its processes: one of them holds the directory, all of them know where to go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from evalkit.closing import Closing
+from surgery.errors import SurgeryError
+from trainers.config import Training
+from trainers.directory import PREFIX, REPORT, RESUME, RunDirectory
+from trainers.errors import RunError
+from trainers.log import Log
+from trainers.report import Report
+
+
+class Session(Closing):
+    """The directory of a run and its log, in the main process; in all, whether it is finished and where it goes on.
+
+    `step` is that of the state to go on from, or None. Raises RunError, in every process.
+    """
+
+    def __init__(self, config: Training, identity: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+        self.processes = PartialState(cpu=config.device == "cpu")
+        self._out = Path(config.out)
+        self.main = self.processes.is_main_process
+        self._directory: RunDirectory | None = None
+        self._log: Log | None = None
+        found: list[Any] = [None, None, False]
+        if self.main:
+            try:
+                self._directory = RunDirectory(self._out, identity, resume, overwrite)
+                step = self._directory.latest_state()
+                if not self._directory.finished:
+                    self._log = Log(self._directory.log, resume_at=step or 0)
+                found = [None, step, self._directory.finished]
+            except SurgeryError as error:
+                if self.processes.num_processes == 1:
+                    raise
+                found[0] = str(error)
+        if self.processes.num_processes > 1:
+            broadcast_object_list(found)
+        if found[0] is not None:
+            raise RunError(found[0])
+        self.step: int | None = found[1]
+        self.finished: bool = found[2]
+
+    @property
+    def states(self) -> Path:
+        """Where the states of training lie; known to every process."""
+        return self._out / RESUME
+
+    def state(self, step: int) -> Path:
+        """The state of training after a step."""
+        return self.states / f"{PREFIX}{step}"
+
+    def seal(self, step: int) -> None:
+        """Say that every process has written its part of the state after a step; older ones go."""
+        self.processes.wait_for_everyone()
+        if self.main:
+            self.directory.seal(step)
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The main process's."""
+        assert self._directory is not None, "only the main process writes"
+        return self._directory
+
+    @property
+    def log(self) -> Log:
+        """The main process's."""
+        assert self._log is not None, "only the main process writes"
+        return self._log
+
+    def report(self) -> Report:
+        """That of a finished run. Raises RunError."""
+        try:
+            return Report.from_json(json.loads((self._out / REPORT).read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"cannot read `{self._out / REPORT}`: {error}; begin anew with `--overwrite`") from error
+
+    def close(self) -> None:
+        """Close log and directory."""
+        if self._log is not None:
+            self._log.close()
+        if self._directory is not None:
+            self._directory.close()

@@ -1,0 +1,85 @@
+"""A run of supervised fine-tuning, from its configuration to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evalkit.engines.base import Sampling
+from evalkit.run import Asking
+from trainers import data
+from trainers.actors import Autocast, LiveActor
+from trainers.config import Accuracy, SftConfig
+from trainers.measure import Problems
+from trainers.opening import Opened
+from trainers.parent import check_vocabulary, load_network
+from trainers.plots import plot_losses
+from trainers.progress import Progress
+from trainers.report import Report
+from trainers.sequences import Encoded, encode_all
+
+_NOTHING_HELD_OUT = (
+    "no losses were measured on held-out data: name some in `held_out.id` and `held_out.ood` to find the checkpoint "
+    "that is best out of distribution"
+)
+
+
+def run_sft(config: SftConfig, resume: bool, overwrite: bool, progress: Progress) -> Report:
+    """Train as the configuration says. Whatever can be found wrong before the first step is."""
+    opened = Opened("sft", config)
+    records = data.training_records(config.data, config.seed)
+    held_out_records = data.held_out_records(config)
+    data.check_apart(records, held_out_records)
+    problems = _problems(config)
+    learned = encode_all(opened.renderer, records, config.chat, config.max_length, "data")
+    held_out = {
+        name: encode_all(opened.renderer, found, config.chat, config.max_length, f"held_out.{name}")
+        for name, found in held_out_records.items()
+    }
+    about = {"seed": config.seed, "records": len(records), "digest": data.digest(records)}
+    with opened.session(resume, overwrite, about) as session:
+        if session.finished:
+            return session.report()
+        from trainers.sft import fine_tune
+
+        network = load_network(opened.parent, config)
+        check_vocabulary(network, config.model, _largest(learned, *held_out.values()))
+        recorder = opened.recorder(session, about)
+
+        def accuracy(network: Any, autocast: Autocast, step: int) -> Mapping[str, float]:
+            """How many of the held-out problems the network solves as it is."""
+            actor = LiveActor(network, opened.renderer, session, autocast)
+            return recorder.scores(step, {name: actor.samples(found) for name, found in problems.items()})
+
+        steps = fine_tune(
+            config,
+            network,
+            opened.renderer,
+            learned,
+            held_out,
+            session,
+            recorder,
+            progress,
+            accuracy if problems else None,
+        )
+        report = recorder.finish(steps, None if held_out else _NOTHING_HELD_OUT, config.data.task)
+        if session.main:
+            plot_losses(session.log.rows, report.best, session.directory.path)
+            session.directory.finish(report.json())
+        return report
+
+
+def _problems(config: SftConfig) -> dict[str, Problems]:
+    """The problems of the held-out data that are a task's; none where accuracy is not wanted."""
+    wanted: Accuracy | None = config.accuracy
+    if wanted is None:
+        return {}
+    found = {}
+    for name, (task, examples) in data.accuracy_problems(config).items():
+        sampling = Sampling(wanted.temperature, wanted.max_tokens or task.max_tokens)
+        found[name] = Problems(Asking(task, {}, config.chat), examples, sampling, wanted.attempts, config.seed)
+    return found
+
+
+def _largest(*sequences: list[Encoded]) -> int:
+    return max(max(sequence.ids) for found in sequences for sequence in found)
