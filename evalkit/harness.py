@@ -217,7 +217,7 @@ def _is_number(value: object) -> bool:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what the harness logs, prints, warns of and draws, and without the processes that it would fork."""
-    import datasets  # type: ignore[import-untyped]
+    import datasets
     import tqdm  # type: ignore[import-untyped]
 
     logger, bars = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled()

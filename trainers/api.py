@@ -11,6 +11,7 @@ from surgery.errors import Fault
 from surgery.wording import show, suggestion
 from trainers.config import GrpoConfig, PpoConfig, SftConfig
 from trainers.errors import ConfigError, TrainingError
+from trainers.launched import rank
 from trainers.loading import load
 from trainers.progress import Progress, Silence
 from trainers.report import Report
@@ -52,10 +53,11 @@ def train(
 
     With `resume`, an interrupted run goes on where its last state was saved, to the same weights as if it had not been
     interrupted; a finished one gives its report. `overwrite` begins anew where a run lies already.
+    Under a launcher of several processes every one of them calls it; `progress` is told in the first alone.
     Raises ConfigError, DataError, TrainingError, RunError, and what opening checkpoints and tasks raises.
     """
     loaded = load_config(trainer, config, settings=settings, model=model, out=out)
-    progress = progress or Silence()
+    progress = progress if progress is not None and rank() == 0 else Silence()
     try:
         from evalkit.engines.loading import quiet
 
@@ -64,6 +66,13 @@ def train(
     except ModuleNotFoundError as error:
         raise TrainingError(
             f"`surgery train` needs `{error.name}`, which is not installed: pip install 'surgery[train]'"
+        ) from error
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+            raise
+        raise TrainingError(
+            "the device's memory does not suffice; lower `micro_batch_size`, set `gradient_checkpointing: true`, or "
+            "train on more devices (`accelerate launch`)"
         ) from error
 
 

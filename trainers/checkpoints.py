@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from blake3 import blake3
+from safetensors import SafetensorError
 
+from evalkit.errors import first_line
 from surgery.companions import companions
 from trainers.card import CARD_FILE, make_card
 from trainers.config import Training
@@ -73,24 +75,23 @@ class Saver:
             self._accompany(directory)
             for shard in directory.glob("*.safetensors"):  # which safetensors lets nobody else read
                 shutil.copymode(directory / "config.json", shard)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise self._unwritable(directory, error) from error
 
-    def _unwritable(self, directory: Path, error: OSError) -> RunError:
+    def _unwritable(self, directory: Path, error: OSError | SafetensorError) -> RunError:
         shutil.rmtree(directory, ignore_errors=True)
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
         return RunError(
-            f"cannot write the checkpoint `{directory}`: {error.strerror or error}; make room and go on with `--resume`"
+            f"cannot write the checkpoint `{directory}`: {reason}; make room and go on with `--resume`"
             + self.last_good()
         )
 
     def last_good(self) -> str:
         """The end of a message: which checkpoint is the last good one."""
-        found = sorted(
-            (int(path.parent.name.rpartition("-")[2]) for path in self.directory.path.glob(f"checkpoint-*/{MANIFEST}")),
-        )
-        if not found:
+        step = max(self.directory.steps(MANIFEST), default=None)
+        if step is None:
             return "; no checkpoint was written before"
-        return f"; the last good checkpoint is `{self.directory.checkpoint(found[-1])}`"
+        return f"; the last good checkpoint is `{self.directory.checkpoint(step)}`"
 
     def _cast(self, what: str, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The weights as they are stored; each in the dtype that it has in the parent, unless another is asked for."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import click
 
+from surgery.errors import SurgeryError
 from surgery.options import json_option, name_values, print_json
 from trainers.errors import TrainingError
+from trainers.launched import rank, several
 
+TERMINATED = 128 + signal.SIGTERM  # as the shell has it
+PATIENCE = 3.0  # seconds in which a launcher ends the other processes, once the first has failed
 _set = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", callback=name_values,
     help="Replace a value of the configuration: seed=1, optimizer.learning_rate=1e-5.",
@@ -29,6 +37,40 @@ def _installed() -> Iterator[None]:
         ) from error
 
 
+class _Terminated(BaseException):
+    """The process was asked to end."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Says how a run that is ended from outside goes on, and has one of several processes say what all have found."""
+    if not several():  # a launcher ends processes that may wait for each other, and be deaf to a handler
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("what was saved is kept: run the same command with `--resume` to go on")
+        raise
+    except _Terminated:
+        _say("terminated; what was saved is kept: run the same command with `--resume` to go on")
+        raise click.exceptions.Exit(TERMINATED) from None
+    except SurgeryError as error:
+        if rank() == 0:
+            raise
+        time.sleep(PATIENCE)
+        click.echo(f"error in process {rank()}: {error}", err=True)
+        raise click.exceptions.Exit(1) from error
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    raise _Terminated
+
+
+def _say(text: str) -> None:
+    if rank() == 0:
+        click.echo(text, err=True)
+
+
 @click.group()
 def train() -> None:
     """Make checkpoints: supervised fine-tuning, PPO, GRPO.
@@ -45,7 +87,7 @@ def _trainer(name: str, summary: str) -> None:
     @_model
     @click.option("--out", help="The directory of the run, in place of the configuration's.")
     @_set
-    @click.option("--resume", is_flag=True, help="Go on with an interrupted run, to the same weights.")
+    @click.option("--resume", is_flag=True, help="Go on with an interrupted run, if there is one, to the same weights.")
     @click.option("--overwrite", is_flag=True, help="Begin anew where a run lies already.")
     @json_option
     def command(
@@ -59,16 +101,18 @@ def _trainer(name: str, summary: str) -> None:
     ) -> None:
         if resume and overwrite:
             raise click.UsageError("`--resume` goes on, `--overwrite` begins anew; give one of them")
-        with _installed():
+        with _installed(), _interruptible():
             from trainers import api
             from trainers.console import print_report
-            from trainers.progress_bar import ProgressBar
+            from trainers.progress_bar import TrainingBar
 
-            with ProgressBar() as progress:
+            with TrainingBar() as progress:
                 report = api.train(
                     name, config, settings=settings, model=model, out=out, resume=resume, overwrite=overwrite,
                     progress=progress,
                 )  # fmt: skip
+        if rank() != 0:
+            return
         if as_json:
             print_json(report.json())
         else:
@@ -95,10 +139,10 @@ def data(trainer: str, config: str, out: Path, settings: dict[str, str], as_json
         loaded = api.load_config(trainer, config, settings=settings, model="", out="")
         written = export(loaded, out)
     if as_json:
-        print_json({"out": str(out), "files": written})
+        print_json({"out": str(out), "records": written})
         return
     for name, count in written.items():
-        click.echo(f"{out / name}: {count:,} records")
+        click.echo(f"{out / name}.jsonl: {count:,} records")
 
 
 @train.command()

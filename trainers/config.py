@@ -227,3 +227,9 @@ class GrpoConfig(RlTraining):
     generations: int = Field(default=8, ge=2, description="answers to each problem")
     epochs: int = Field(default=1, ge=1, description="times through the answers of an update")
     clip: float = Field(default=0.2, gt=0, lt=1, description="epsilon of the clipped surrogate")
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        default="group", description="whose standard deviation advantages are divided by"
+    )
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = Field(
+        default="dapo", description="TRL's, which differ in how the losses of tokens are averaged"
+    )

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.closing import Closing
-from surgery.wording import quoted
 from trainers.errors import RunError
 
 RUN = "run.json"
@@ -28,7 +27,10 @@ LOG = "log.jsonl"
 RESUME = "resume"
 COMPLETE = "complete"  # a file in a state that was written to its end
 PREFIX = "checkpoint-"
-_FREE = ("report_to", "out")  # keys of a configuration that may differ when a run goes on
+_KEYS = {"trainer", "config", "parent", "data", "versions"}  # of run.json
+# May differ when a run goes on: the checkpoint counts by its content, wherever it lies.
+_FREE = ("config.report_to", "config.out", "config.model")
+_NAMES = {"parent": "the files of `model`", "chat_template": "the file `chat_template`"}
 
 
 class RunDirectory(Closing):
@@ -60,8 +62,11 @@ class RunDirectory(Closing):
 
     def latest_state(self) -> int | None:
         """The step of the newest state that was written to its end, or None."""
-        steps = [_step(path.parent) for path in (self.path / RESUME).glob(f"{PREFIX}*/{COMPLETE}")]
-        return max((step for step in steps if step is not None), default=None)
+        return max(_steps(self.path / RESUME, COMPLETE), default=None)
+
+    def steps(self, file: str) -> list[int]:
+        """The steps of the checkpoints that hold a file of this name."""
+        return _steps(self.path, file)
 
     def seal(self, step: int) -> None:
         """Say that the state after a step is whole, and drop the older ones."""
@@ -108,62 +113,96 @@ class RunDirectory(Closing):
             os.close(fd)
 
     def _begin(self, identity: dict[str, Any], resume: bool, overwrite: bool) -> None:
-        file = self.path / RUN
-        known = _read(file)
-        if known is None and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise RunError(
-                f"`{self.path}` exists and holds no run of `surgery train`; choose another `--out`, or remove it"
-            )
+        _check_ours(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        known = _read(self.path / RUN)
         if known is not None and overwrite and not resume:
-            self._lock(file)
-            shutil.rmtree(self.path)
-            self.close()
+            self._clear()
             known = None
         if known is None:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(file, identity)
-            self._lock(file)
+            self._write(identity)
             return
-        self._lock(file)
+        self.finished = (self.path / REPORT).is_file()
         if not resume:
-            done = (self.path / REPORT).is_file()
             raise RunError(
-                f"`{self.path}` holds {'a finished' if done else 'an interrupted'} run; "
-                + ("" if done else "go on with it by `--resume`, or ")
+                f"`{self.path}` holds {'a finished' if self.finished else 'an interrupted'} run; "
+                + ("" if self.finished else "go on with it by `--resume`, or ")
                 + "choose another `--out`, or begin anew with `--overwrite`"
             )
         _check_same(self.path, known, identity)
-        self.finished = (self.path / REPORT).is_file()
+        if self.finished:  # and perhaps killed before this
+            shutil.rmtree(self.path / RESUME, ignore_errors=True)
 
-    def _lock(self, file: Path) -> None:
-        self._fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    def _lock(self) -> None:
+        """Take the lock before anything is known or written: of two that begin at once, one finds the other's run."""
+        self._fd = os.open(self.path / RUN, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"another process is training into `{self.path}`; wait until it is done") from error
 
+    def _clear(self) -> None:
+        """Delete all but the lock; first what makes a run finished or resumable, for the case of a kill."""
+        for path in sorted(self.path.iterdir(), key=lambda path: path.name not in (REPORT, RESUME)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != RUN:
+                path.unlink()
+        os.ftruncate(self._fd, 0)
+
+    def _write(self, identity: Mapping[str, Any]) -> None:
+        """Write into the lock itself, which is not to be replaced."""
+        content = _json(identity).encode()
+        try:
+            while content:
+                content = content[os.write(self._fd, content) :]
+        except OSError:
+            (self.path / RUN).unlink()
+            raise
+
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file at once, or not at all. Raises OSError."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
-    temporary.replace(path)
+    try:
+        temporary.write_text(_json(content), "utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()  # a path may hold bytes that are no UTF-8
+
+
+def _check_ours(path: Path) -> None:
+    """Raise RunError where something else than a run lies: a run's directory is empty, or has a file of ours."""
+    if os.path.lexists(path) and not _is_ours(path):
+        raise RunError(f"`{path}` exists and holds no run of `surgery train`; choose another `--out`, or remove it")
+
+
+def _is_ours(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    known = _read(path / RUN)
+    return _KEYS <= known.keys() if known is not None else {child.name for child in path.iterdir()} <= {RUN}
 
 
 def _check_same(path: Path, known: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Raise RunError where a run would go on as another one."""
     before, now = _flat(known), _flat(identity)
-    free = tuple(f"config.{key}" for key in _FREE)
-    differing = [
-        key
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(free)
-    ]
-    if differing:
+    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    keys = [key for key in differing if not any(f"{key}.".startswith(f"{free}.") for free in _FREE)]
+    named = [_NAMES.get(key, f"`{key.removeprefix('config.')}`") for key in keys if not key.startswith("data.")]
+    if len(named) < len(keys) and not any(key.startswith("config.") for key in keys):  # else they follow from it
+        named.append("the data")
+    if named:
         raise RunError(
-            f"`{path}` was begun with other values of {quoted(key.removeprefix('config.') for key in differing)}, and "
-            "going on would make neither run; use the same configuration, checkpoint and versions, or begin anew with "
-            "`--overwrite`"
+            f"`{path}` was begun with others of these: {', '.join(named)}; going on would make neither run; use the "
+            "same configuration, checkpoint, data and versions, or begin anew with `--overwrite`"
         )
 
 
@@ -177,18 +216,20 @@ def _flat(content: object, prefix: str = "") -> dict[str, object]:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
+    """What makes the run; None where there is none, or one that was killed before it was written down."""
     try:
-        content = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+        raw = file.read_bytes()
+        content = json.loads(raw) if raw else None
+    except FileNotFoundError:
         return None
     except ValueError as error:
         raise RunError(f"`{file}` is damaged; begin anew with another `--out`, or remove the directory") from error
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) or content is None else {}
 
 
-def _step(path: Path) -> int | None:
-    number = path.name.removeprefix(PREFIX)
-    return int(number) if number.isdecimal() else None
+def _steps(directory: Path, file: str) -> list[int]:
+    names = [path.parent.name.removeprefix(PREFIX) for path in directory.glob(f"{PREFIX}*/{file}")]
+    return [int(name) for name in names if name.isdecimal()]
 
 
 def _unwritable(out: Path, error: OSError) -> RunError:

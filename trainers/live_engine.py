@@ -60,5 +60,6 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
-        # Weights in bfloat16 that autocast has kept from inference cannot be trained on.
+        # The converted weights that autocast has kept are outdated after the next optimiser step, and in older versions
+        # of torch have no gradient: what comes under the same autocast must not find them.
         torch.clear_autocast_cache()

@@ -103,10 +103,13 @@ def _overridden(
             continue
         faults += [Fault(where, mistake.message) for mistake in wrong]
         *outer, last = path = name.split(".")
+        if not all(path):
+            faults.append(Fault(where, f"found {show(name)}; expected keys with a dot between them"))
+            continue
         section: Any = changed
         for key in outer:
             section = section.setdefault(key, {}) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or not all(path):
+        if not isinstance(section, dict):
             faults.append(Fault(where, f"found no map at {show('.'.join(outer))} to set {show(last)} in"))
             continue
         section[last] = value

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from evalkit.rendering import Renderer
 from surgery.errors import Fault
 from trainers.checkpoints import Saver, versions
@@ -45,6 +47,7 @@ class Opened:
             "trainer": self.trainer,
             "config": self.config.model_dump(mode="json", by_alias=True),
             "parent": self.parent.digest,
+            "chat_template": None if self.chat_template is None else blake3(self.chat_template.encode()).hexdigest(),
             "data": dict(data),
             "versions": versions(),
         }

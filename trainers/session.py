@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 
 from evalkit.closing import Closing
+from evalkit.errors import first_line
 from surgery.errors import SurgeryError
 from trainers.config import Training
 from trainers.directory import PREFIX, REPORT, RESUME, RunDirectory
@@ -34,10 +38,12 @@ class Session(Closing):
         found: list[Any] = [None, None, False]
         if self.main:
             try:
-                self._directory = RunDirectory(self._out, identity, resume, overwrite)
+                # States are parted among the processes, and sums rounded by their number.
+                whole = {**identity, "processes": self.processes.num_processes}
+                self._directory = RunDirectory(self._out, whole, resume, overwrite)
                 step = self._directory.latest_state()
                 if not self._directory.finished:
-                    self._log = Log(self._directory.log, resume_at=step or 0)
+                    self._log = Log(self._directory.log, resume_at=-1 if step is None else step)
                 found = [None, step, self._directory.finished]
             except SurgeryError as error:
                 if self.processes.num_processes == 1:
@@ -58,6 +64,25 @@ class Session(Closing):
     def state(self, step: int) -> Path:
         """The state of training after a step."""
         return self.states / f"{PREFIX}{step}"
+
+    @contextmanager
+    def saving(self, step: int, *places: Path) -> Iterator[None]:
+        """Where the state after a step is written, by every process: it counts once this ends, and older ones go.
+
+        Raises RunError for whatever writing raises; what was written then, to other `places` too, is deleted.
+        """
+        try:
+            yield
+        except SurgeryError:
+            raise
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises RuntimeError on a full disk
+            for place in (self.state(step), *places):
+                shutil.rmtree(place, ignore_errors=True)
+            raise RunError(
+                f"cannot save the state of training after step {step} in `{self.state(step)}` ({first_line(error)}); "
+                "make room and go on with `--resume`"
+            ) from error
+        self.seal(step)
 
     def seal(self, step: int) -> None:
         """Say that every process has written its part of the state after a step; older ones go."""

@@ -36,7 +36,12 @@ def run_sft(config: SftConfig, resume: bool, overwrite: bool, progress: Progress
         name: encode_all(opened.renderer, found, config.chat, config.max_length, f"held_out.{name}")
         for name, found in held_out_records.items()
     }
-    about = {"seed": config.seed, "records": len(records), "digest": data.digest(records)}
+    about = {
+        "seed": config.seed,
+        "records": len(records),
+        "digest": data.digest(records),
+        "held_out": {name: data.digest(found) for name, found in held_out_records.items()},
+    }
     with opened.session(resume, overwrite, about) as session:
         if session.finished:
             return session.report()

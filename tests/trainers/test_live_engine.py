@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 import evalkit.engines.decoding as decoding
@@ -119,6 +120,34 @@ def test_training_goes_on_under_the_same_autocast(network: Any, engine: LiveEngi
     for parameter in network.parameters():
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0
+
+
+def test_weights_may_change_under_the_same_autocast(network: Any, engine: LiveEngine) -> None:
+    """Answers are the new weights', though autocast keeps the converted old ones while a batch is answered."""
+    with torch.autocast("cpu", torch.bfloat16):
+        before = answers(engine)
+        with torch.no_grad():
+            network.lm_head.weight.neg_()
+        after = answers(engine)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert answers(engine) == after != before
+
+
+def test_weights_are_converted_once_a_batch(network: Any, engine: LiveEngine) -> None:
+    """Not once a token, which would take most of the time."""
+    parameters = {parameter.data_ptr() for parameter in network.parameters()}
+    converted: list[int] = []
+
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.ops.aten._to_copy.default and args[0].data_ptr() in parameters:
+                converted.append(args[0].data_ptr())
+            return function(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16), Spy():
+        found = answers(engine, Sampling(max_tokens=5))
+    assert max(answer.tokens for answer in found) == 5
+    assert len(converted) == len(set(converted)) > 10
 
 
 def test_bfloat16_arithmetic(network: Any, engine: LiveEngine, monkeypatch: pytest.MonkeyPatch) -> None:
