@@ -38,7 +38,7 @@ class Data(Section):
     def _one_source(self) -> Data:
         if (self.task is None) == (self.file is None):
             raise ValueError("expected `task` or `file`, and not both")
-        if self.file is not None and not {"parameters", "split"}.isdisjoint(self.model_fields_set):
+        if self.file is not None and (self.parameters or self.split != "id"):  # as a dump has it, the default may stand
             raise ValueError("`parameters` and `split` belong to a task; a file has none")
         return self
 

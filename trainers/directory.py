@@ -45,11 +45,11 @@ class RunDirectory(Closing):
         self._fd = -1
         try:
             self._begin(json.loads(json.dumps(identity)), resume, overwrite)
-        except OSError as error:
+        except BaseException as error:
             self.close()
-            if isinstance(error, RunError):
-                raise
-            raise _unwritable(out, error) from error
+            if isinstance(error, OSError) and not isinstance(error, RunError):
+                raise _unwritable(out, error) from error
+            raise
 
     @property
     def log(self) -> Path:

@@ -101,7 +101,9 @@ def _overridden(
         except RecipeError as error:
             faults += [Fault(where, fault.message) for fault in error.faults]
             continue
-        faults += [Fault(where, mistake.message) for mistake in wrong]
+        if wrong:
+            faults += [Fault(where, mistake.message) for mistake in wrong]
+            continue
         *outer, last = path = name.split(".")
         if not all(path):
             faults.append(Fault(where, f"found {show(name)}; expected keys with a dot between them"))

@@ -31,7 +31,7 @@ from trainers.precision import in_bfloat16
 from trainers.progress import Progress
 from trainers.recorder import Recorder
 from trainers.report import Report
-from trainers.rollout import Episode
+from trainers.rollout import Episode, check_room
 from trainers.session import Session
 
 
@@ -89,13 +89,14 @@ class _Loop:
         self._problems = {
             split: Problems(asking, examples, greedy, attempts, config.seed) for split, examples in measured.items()
         }
+        shown = [example for examples in (*measured.values(), played) for example in examples]
+        check_room(asking, shown, opened.renderer, self._game.sampling)
         network = load_network(opened.parent, config)
         reference = load_network(opened.parent, config) if config.kl else None
         self._learner = Learner(config, network, reference, self._accelerator)
         if config.rollout.engine == "transformers":
             self.actor: Actor = LiveActor(network, opened.renderer, session, self._accelerator.autocast)
         else:
-            shown = [example for examples in (*measured.values(), played) for example in examples]
             self.actor = EngineActor(
                 config.rollout, opened.chat_template, session, self._game.context(shown),
                 lambda place: recorder.export(place, network, self._learner.weights()),

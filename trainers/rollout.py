@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from evalkit.engines.base import Completion, Engine, Sampling
+from evalkit.rendering import Renderer
 from evalkit.run import Asking, Live, take_turns
 from evalkit.task import Example, Grade
 from trainers.errors import TrainingError
@@ -80,7 +81,7 @@ def rollout(
     finished = solved = 0
     for episode, completion in take_turns(asking, episodes, engine, sampling, attempts, seed, _unheard):
         if not episode.turns:
-            raise _no_room(episode.example, completion, sampling)
+            raise _no_room(episode.example, completion.prompt_tokens, sampling)
         if completion.finish != "context":
             episode.steps.append(_step(engine, episode, completion))
         if completion.finish == "context" or episode.solved or len(episode.turns) == attempts:
@@ -100,9 +101,17 @@ def _step(engine: Engine, episode: Live, completion: Completion) -> Step:
     return Step(completion.prompt_ids, completion.ids, completion.text, episode.turns[-1].grade)
 
 
-def _no_room(example: Example, completion: Completion, sampling: Sampling) -> TrainingError:
+def check_room(asking: Asking, examples: Iterable[Example], renderer: Renderer, sampling: Sampling) -> None:
+    """Raise TrainingError where a first prompt and its answer have no room in the model's context."""
+    for example in examples:
+        tokens = len(renderer.tokens(asking.prompt(example)))
+        if not renderer.room(tokens, sampling.max_tokens):
+            raise _no_room(example, tokens, sampling)
+
+
+def _no_room(example: Example, prompt_tokens: int, sampling: Sampling) -> TrainingError:
     return TrainingError(
-        f"the prompt of example {example.index} of `{example.split}` has {completion.prompt_tokens:,} tokens, and with "
+        f"the prompt of example {example.index} of `{example.split}` has {prompt_tokens:,} tokens, and with "
         f"{sampling.max_tokens:,} for the answer that is more than the model's context; lower `rollout.max_tokens`, or "
         "choose `data.parameters` that make shorter prompts"
     )

@@ -46,6 +46,7 @@ class Session(Closing):
                     self._log = Log(self._directory.log, resume_at=-1 if step is None else step)
                 found = [None, step, self._directory.finished]
             except SurgeryError as error:
+                self.close()
                 if self.processes.num_processes == 1:
                     raise
                 found[0] = str(error)

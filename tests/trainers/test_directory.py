@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -192,24 +194,23 @@ def test_overwriting_may_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     directory.checkpoint(3).mkdir()
     directory.finish({})
     state(tmp_path, 3)
-    calls = iter(range(1, 100))
+    calls = itertools.count(1)
 
     def deadly(real: Any) -> Any:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
+        def wrapped(path: Path) -> None:
             if next(calls) == kill:
                 raise KeyboardInterrupt
-            return real(*arguments, **options)
+            real(path)
 
         return wrapped
 
-    monkeypatch.setattr("shutil.rmtree", deadly(__import__("shutil").rmtree))
-    monkeypatch.setattr(Path, "unlink", deadly(Path.unlink))
-    with pytest.raises(KeyboardInterrupt):
-        RunDirectory(tmp_path, IDENTITY, False, True)
-    if (tmp_path / "a-note").exists() != (tmp_path / "checkpoint-3").exists() or kill > 2:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", deadly(shutil.rmtree))
+        patch.setattr(Path, "unlink", deadly(Path.unlink))
+        begin(tmp_path, overwrite=True)
+    if not ((tmp_path / "a-note").exists() and (tmp_path / "checkpoint-3").exists()) or kill > 2:
         assert not (tmp_path / "report.json").exists()
         assert not (tmp_path / RESUME).exists()
-    monkeypatch.undo()
     assert begin(tmp_path, overwrite=True).latest_state() is None
 
 
