@@ -258,7 +258,7 @@ except RunError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [100, 20_000])
+@pytest.mark.parametrize("limit", [20_000])
 def test_disk_without_room(tmp_path: Path, limit: int) -> None:
     """Where a file does not fit, one message names the last good checkpoint, and nothing half-written is left."""
     parent, out = save_tiny(tmp_path / "parent"), tmp_path / "out"
@@ -267,7 +267,9 @@ def test_disk_without_room(tmp_path: Path, limit: int) -> None:
     )
     (message,) = done.stdout.splitlines()
     assert message.startswith(f"cannot write the checkpoint `{out / '.checkpoint-2.partial'}`: ")
-    assert message.endswith(f"make room and go on with `--resume`; the last good checkpoint is `{out / 'checkpoint-1'}`")
+    assert message.endswith(
+        f"make room and go on with `--resume`; the last good checkpoint is `{out / 'checkpoint-1'}`"
+    )
     assert sorted(path.name for path in out.iterdir()) == ["checkpoint-1", "run.json"]
 
 

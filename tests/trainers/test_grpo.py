@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,19 +50,19 @@ class Letter(Task):
         return {"number": draw.between(low, low + 999)}
 
     def question(self, data: Data) -> str:
-        return f"Which letter? {data['number']}"
+        return f"Which letter{'?' * (data['number'] % 7)} {data['number']}"
 
-    def grade(self, data: Data, answer: str) -> Grade:
+    def grade(self, data: Data, answer: str) -> Grade:  # noqa: ARG002
         right = answer == LETTER
         return Grade(CORRECT if right else "wrong letter", float(right), "Right." if right else "Another letter.")
 
-    def reference(self, data: Data) -> str:
+    def reference(self, data: Data) -> str:  # noqa: ARG002
         return LETTER
 
 
 @pytest.fixture(autouse=True)
 def _letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TASKS, "letter", Letter)  # type: ignore[arg-type]  # a dict
+    monkeypatch.setitem(TASKS, "letter", Letter)
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +118,14 @@ class Recorded:
 
 def test_learns(tiny: Path, tmp_path: Path) -> None:
     """From a letter among others to near certainty, on problems that were not played, too."""
-    report = run(
-        tiny,
-        tmp_path / "run",
-        updates=12,
-        prompts=8,
-        generations=8,
-        micro_batch_size=64,
-        success={"every": 12, "n": 20},
-    )
+    more: dict[str, Any] = {
+        "updates": 12,
+        "prompts": 8,
+        "generations": 8,
+        "micro_batch_size": 64,
+        "success": {"every": 12, "n": 20},
+    }
+    report = run(tiny, tmp_path / "run", **more)
     first, *_, last = (row for row in rows(tmp_path / "run") if "id_success" in row)
     assert first["id_success"] < 0.5
     assert last["id_success"] == last["ood_success"] == 1
@@ -241,10 +240,10 @@ def _gpt2(directory: Path) -> Path:
 class Killed(Silence):
     """Kills the process while it learns from the third update's episodes."""
 
-    def phase(self, name: str, total: int, done: int = 0) -> None:
+    def phase(self, name: str, total: int, done: int = 0) -> None:  # noqa: ARG002
         self._name = name
 
-    def step(self, metrics: Mapping[str, float]) -> None:
+    def step(self, metrics: Mapping[str, float]) -> None:  # noqa: ARG002
         if re.match("update 3 of 4: learning", self._name):
             print("vllm" in sys.modules, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -314,7 +313,7 @@ def test_answers_that_cannot_be_shared_out(tiny: Path, tmp_path: Path) -> None:
     assert "multiple of 8" in str(error.value)
 
 
-def test_tokenizer_without_padding(tiny: Path, tmp_path: Path) -> None:
+def test_tokenizer_without_padding(tmp_path: Path) -> None:
     """TRL pads with the tokenizer's tokens."""
     model = save_tiny(tmp_path / "model")
     bare = tokenizer()

@@ -199,7 +199,9 @@ def test_files_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not there is compared with what is, files beside it included."""
     monkeypatch.chdir(tmp_path)
-    assert faults("sft-smal") == ["found neither a file nor a bundled configuration `sft-smal`; did you mean `sft-small`?"]
+    assert faults("sft-smal") == [
+        "found neither a file nor a bundled configuration `sft-smal`; did you mean `sft-small`?"
+    ]
     (tmp_path / "mine.yaml").touch()
     assert faults("mne.yaml")[0].endswith("did you mean `mine.yaml`?")
     assert "bundled configurations: " in faults("something else")[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM
 
@@ -21,6 +25,7 @@ from trainers.ppo_learner import Learner, Turns
 from trainers.progress import Silence
 from trainers.rollout import Episode, Step
 
+ROOT = Path(__file__).parent.parent.parent
 REWARDS = ((-1.0, 5.0), (-3.0,), (-2.0, -1.0, -1.0))  # of the turns of three episodes
 TEMPERATURE = 0.7
 
@@ -31,9 +36,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture(scope="module")
-def episodes() -> list[Episode]:
-    """Made-up episodes: random tokens, prompts and responses of all lengths."""
+@pytest.fixture(scope="module", name="episodes")
+def _episodes() -> list[Episode]:
+    return made_up_episodes()
+
+
+def made_up_episodes() -> list[Episode]:
+    """Random tokens, prompts and responses of all lengths."""
     generator = torch.Generator().manual_seed(0)
 
     def ids(low: int, high: int) -> tuple[int, ...]:
@@ -70,7 +79,7 @@ def learner(model: Path, reference: bool = False, **changes: Any) -> Learner:
     made = Learner(config(**changes), network(model), network(model) if reference else None, Accelerator(cpu=True))
     with torch.no_grad():  # a value head that says something, and passes gradients on
         torch.manual_seed(1)
-        for parameter in made.policy.value_head.parameters():
+        for parameter in made._accelerator.unwrap_model(made.policy).value_head.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.2)
     return made
 
@@ -198,6 +207,24 @@ def test_a_reference_lowers_rewards_by_its_kl(model: Path, episodes: list[Episod
     assert moved.kl.abs().min() > 1e-3
     rewards = torch.tensor([reward for episode in episodes for reward in episode.rewards])
     assert torch.allclose(moved.returns, rewards - 0.5 * moved.kl, atol=1e-5)  # gamma 0: the return is the reward
+
+
+def test_two_processes_learn_what_one_does(model: Path, episodes: list[Episode], tmp_path: Path) -> None:
+    """Turns shared out between two processes give the weights and figures of one, to float32's rounding."""
+    made = learner(model, micro_batch_size=2, mini_batches=2)
+    figures = made.learn(made.judge(episodes), 1, Silence())
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [sys.executable, "-m", *launch, "--module", "tests.trainers.learning_process", str(model), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = load_file(tmp_path / "weights.safetensors")
+    start = network(model).state_dict()
+    for name, expected in weights(made).items():
+        moved = (expected - start[name.removeprefix("network.")]).abs().max() if name.startswith("network.") else 1.0
+        assert (found[name] - expected).abs().max() < 1e-3 * moved + 1e-7, name
+    shared = json.loads((tmp_path / "figures.json").read_text())
+    assert shared == {name: pytest.approx(figure, rel=1e-3, abs=1e-5) for name, figure in figures.items()}
 
 
 def test_dropout_is_off(model: Path, episodes: list[Episode]) -> None:
