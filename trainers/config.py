@@ -102,7 +102,7 @@ def _betas(betas: tuple[float, float]) -> tuple[float, float]:
 class Optimizer(Section):
     """AdamW (Loshchilov and Hutter 2019; Adam where `weight_decay` is 0) and its learning rate."""
 
-    learning_rate: float = Field(default=1e-6, gt=0, description="the highest")
+    learning_rate: float = Field(default=1e-6, gt=0, le=1, description="the highest")
     betas: Annotated[tuple[float, float], AfterValidator(_betas)] = Field(
         default=(0.9, 0.98), description="of the moments"
     )

@@ -262,6 +262,7 @@ class _Updates(Steps):
         super().on_step_end(args, state, control, **others)
         trainer = self._trainer
         trainer.player.changed()
-        trainer.progress.step({"kl": trainer._metrics["train"]["old_kl"][-1]})
+        figures = trainer._metrics["train"]
+        trainer.progress.step({"reward": figures["reward"][-1], "kl": figures["old_kl"][-1]})
         if state.global_step % self._every == 0:
             control.should_evaluate = True

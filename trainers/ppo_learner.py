@@ -17,7 +17,6 @@ from transformers import get_scheduler
 
 from evalkit.draw import Draw
 from trainers.config import PpoConfig
-from trainers.errors import TrainingError
 from trainers.gae import advantages, normalised
 from trainers.policy import Batch, Outputs, Policy, ValueHead, collate, disable_dropout
 from trainers.ppo_loss import (
@@ -34,6 +33,10 @@ from trainers.schedule import scheduler_arguments
 PAD = 0  # any token: padding is masked
 
 Judged = tuple[torch.Tensor, float, float, float]  # of a turn: log-probabilities (R,), value, KL, entropy
+
+
+class NotFiniteError(ArithmeticError):
+    """A gradient holds NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Learner:
         return Turns(steps, logprobs, values, scaled, returns, kl, entropy)
 
     def learn(self, turns: Turns, update: int, progress: Progress) -> dict[str, float]:
-        """Take the update's optimiser steps. Raises TrainingError before a gradient that is not finite does harm."""
+        """Take the update's optimiser steps. Raises NotFiniteError before a gradient that is not finite does harm."""
         config = self._config
         self.policy.train()
         ratios: RatioStatistics | None = None
@@ -130,7 +133,7 @@ class Learner:
         for epoch in range(config.epochs):
             order = Draw("ppo", config.seed, update, epoch).shuffled(range(len(turns.steps)))
             for number in range(count):
-                statistics, parts, norm = self._step(turns, order[number::count], update)
+                statistics, parts, norm = self._step(turns, order[number::count])
                 ratios = statistics if ratios is None else ratios + statistics
                 losses += parts
                 norms.append(norm)
@@ -145,7 +148,7 @@ class Learner:
             "learning_rate": self._schedule.get_last_lr()[0],
         }
 
-    def _step(self, turns: Turns, chosen: Sequence[int], update: int) -> tuple[RatioStatistics, torch.Tensor, float]:
+    def _step(self, turns: Turns, chosen: Sequence[int]) -> tuple[RatioStatistics, torch.Tensor, float]:
         """One optimiser step over some of the turns: gradients of micro-batches add up to that of all of them."""
         config, accelerator = self._config, self._accelerator
         tokens = sum(len(turns.steps[i].response) for i in chosen)
@@ -165,10 +168,7 @@ class Learner:
             losses += torch.stack([policy.detach(), value.detach()])
         norm = float(accelerator.clip_grad_norm_(self.policy.parameters(), config.optimizer.max_grad_norm))
         if not math.isfinite(norm):
-            raise TrainingError(
-                f"update {update}: the gradient is not finite; lower `optimizer.learning_rate`, or look for NaN in the "
-                "checkpoint"
-            )
+            raise NotFiniteError("the gradient is not finite")
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()

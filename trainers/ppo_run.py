@@ -8,8 +8,10 @@ Where we depart from the papers' code: probabilities are those of the tempered d
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from accelerate import Accelerator
 
@@ -20,19 +22,20 @@ from surgery.errors import Fault
 from trainers import data
 from trainers.actors import Actor, EngineActor, Game, LiveActor
 from trainers.config import PpoConfig
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, TrainingError
 from trainers.measure import Problems
 from trainers.opening import Opened
 from trainers.order import Order
 from trainers.parent import load_network
 from trainers.plots import plot_updates
-from trainers.ppo_learner import Learner
+from trainers.ppo_learner import Learner, NotFiniteError, Turns
 from trainers.precision import in_bfloat16
 from trainers.progress import Progress
 from trainers.recorder import Recorder
 from trainers.report import Report
 from trainers.rollout import Episode, check_room
 from trainers.session import Session
+from trainers.sharding import check_whole
 
 
 def run_ppo(config: PpoConfig, resume: bool, overwrite: bool, progress: Progress) -> Report:
@@ -95,6 +98,7 @@ class _Loop:
         reference = load_network(opened.parent, config) if config.kl else None
         self._learner = Learner(config, network, reference, self._accelerator)
         if config.rollout.engine == "transformers":
+            check_whole(self._accelerator, "set `rollout.engine` to `vllm`")
             self.actor: Actor = LiveActor(network, opened.renderer, session, self._accelerator.autocast)
         else:
             self.actor = EngineActor(
@@ -118,7 +122,7 @@ class _Loop:
             episodes = self.actor.episodes(self._game, examples, update, self._progress)
             turns = self._learner.judge(episodes)
             self._progress.phase(f"update {update} of {config.updates}: learning", config.epochs * config.mini_batches)
-            learned = self._learner.learn(turns, update, self._progress)
+            learned = self._learned(turns, update)
             self.actor.changed()
             figures = {**_played(episodes), **turns.figures(), **learned, "seconds": time.monotonic() - began}
             save = update == config.updates or (config.save_every is not None and update % config.save_every == 0)
@@ -128,6 +132,15 @@ class _Loop:
             if save:
                 self._save(update)
         self._accelerator.end_training()
+
+    def _learned(self, turns: Turns, update: int) -> dict[str, float]:
+        try:
+            return self._learner.learn(turns, update, self._progress)
+        except NotFiniteError as error:
+            raise TrainingError(
+                f"update {update}: {error}; lower `optimizer.learning_rate`, or look for NaN in the "
+                f"checkpoint{self._recorder.last_good}"
+            ) from error
 
     def _measure(self, update: int) -> dict[str, float]:
         """The share of problems solved, by split."""
@@ -146,8 +159,20 @@ class _Loop:
         """A checkpoint and, unless this is the end, the state to go on from."""
         self._recorder.checkpoint(update, self._learner.network, self._learner.weights())
         if update < self._config.updates:
-            self._accelerator.save_state(str(self._session.state(update)))
-            self._session.seal(update)
+            with self._session.saving(update), _quiet_accelerate():
+                self._accelerator.save_state(str(self._session.state(update)))
+
+
+@contextmanager
+def _quiet_accelerate() -> Iterator[None]:
+    """Without accelerate's word that a tied head is saved once."""
+    logger = logging.getLogger("accelerate")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _played(episodes: Sequence[Episode]) -> dict[str, float]:

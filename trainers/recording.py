@@ -113,6 +113,9 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]  # transformers is not fo
         figures = self.measured()
         self.control.should_evaluate = False  # or transformers would measure once more after the last step
         Trainer.log(self, dict(figures))
+        wrong = next((name for name, figure in figures.items() if not math.isfinite(figure)), None)
+        if wrong is not None:
+            raise self._not_finite(f"`{wrong}`", self.units)
         return figures
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -132,9 +135,10 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]  # transformers is not fo
 
     def _not_finite(self, what: str, unit: int | None = None) -> TrainingError:
         """The error of a figure that is not finite, in the present step or update, or in the one given."""
+        unit = self.units + 1 if unit is None else unit
         return TrainingError(
-            f"{self.unit} {self.units + 1 if unit is None else unit}: {what} is not finite; lower `optimizer.learning_rate`, or look "
-            f"for NaN in the checkpoint{self.recorder.last_good}"
+            f"{self.unit} {unit}: {what} is not finite; lower `optimizer.learning_rate`, or look for NaN in the "
+            f"checkpoint{self.recorder.last_good}"
         )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from trainers.errors import RunError
 from trainers.log import Log
 from trainers.report import Report
 
+# How long processes wait for each other: while one of them plays episodes by an engine, or starts it.
+PATIENCE = timedelta(hours=6)
+
 
 class Session(Closing):
     """The directory of a run and its log, in the main process; in all, whether it is finished and where it goes on.
@@ -30,7 +34,7 @@ class Session(Closing):
     """
 
     def __init__(self, config: Training, identity: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        self.processes = PartialState(cpu=config.device == "cpu")
+        self.processes = PartialState(cpu=config.device == "cpu", timeout=PATIENCE)
         self._out = Path(config.out)
         self.main = self.processes.is_main_process
         self._directory: RunDirectory | None = None

@@ -176,7 +176,8 @@ def test_problems_are_held_apart(tiny: Path, tmp_path: Path, monkeypatch: pytest
 def test_trl_gets_the_tokens_that_were_drawn(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts are the renderer's, answers the engine's, and each has its group's advantage."""
     seen = Recorded(monkeypatch)
-    run(tiny, tmp_path / "run", updates=1, epochs=1, rollout={"max_tokens": 3})
+    monkeypatch.setattr(Letter, "grade", lambda _self, _data, answer: Grade("odd", sum(map(ord, answer)) % 7, "No."))
+    run(tiny, tmp_path / "run", updates=1, epochs=1, rollout={"max_tokens": 30})
     renderer = Renderer(Model("tiny", "", tiny))
     asking = Asking(Letter(), {}, chat=True)
     episodes = seen.episodes[1]
@@ -187,14 +188,15 @@ def test_trl_gets_the_tokens_that_were_drawn(tiny: Path, tmp_path: Path, monkeyp
         for episode, reward in zip(group, rewards, strict=True):
             (step,) = episode.steps
             assert list(step.prompt) == renderer.tokens(asking.prompt(episode.example))
-            advantage = (reward - rewards.mean()) / (rewards.std() + 1e-4)
-            expected.append((step.prompt, step.response, round(float(advantage), 4)))
+            expected.append((step.prompt, step.response, float((reward - rewards.mean()) / (rewards.std() + 1e-4))))
     found = [
-        (tuple(prompt), tuple(answer), round(advantage, 4))
+        (tuple(prompt), tuple(answer), advantage)
         for inputs, _ in seen.inputs
         for prompt, answer, advantage in zip(*_unpadded(inputs), inputs["advantages"].tolist(), strict=True)
     ]
-    assert sorted(found) == sorted(expected)
+    assert [row[:2] for row in sorted(found)] == [row[:2] for row in sorted(expected)]
+    assert [row[2] for row in sorted(found)] == pytest.approx([row[2] for row in sorted(expected)], abs=1e-5)
+    assert len({len(answer) for _, answer, _ in found}) > 1
 
 
 @pytest.mark.parametrize("learned_positions", [False, True])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,9 @@ from trainers.api import load_config, train
 from trainers.config import PpoConfig
 from trainers.errors import ConfigError, TrainingError
 from trainers.order import Order
+from trainers.ppo_learner import Learner, Turns
 from trainers.report import Report
+from trainers.rollout import Episode
 
 GAME: Mapping[str, Any] = {
     "data": {"task": "general_points", "n": 6},
@@ -124,7 +125,7 @@ train("ppo", {dict(GAME)!r}, model={str(model)!r}, out={str(out)!r}, progress=Ki
 """
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert sorted(os.listdir(out / "resume")) == ["checkpoint-2"]
+    assert [path.name for path in (out / "resume").iterdir()] == ["checkpoint-2"]
     resumed = train("ppo", GAME, model=model, out=out, resume=True)
     for step in (1, 2, 3):
         found, expected = (load_file(o / f"checkpoint-{step}" / "model.safetensors") for o in (out, run[0]))
@@ -155,6 +156,27 @@ def test_a_known_optimum_is_learned(model: Path, tmp_path: Path, monkeypatch: py
     assert found[1]["success"] < 0.2
     assert found[-1]["success"] > 0.9
     assert found[-1]["id_success"] == found[-1]["ood_success"] == 1
+
+
+def test_a_gradient_that_is_not_finite_names_the_last_good_checkpoint(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends with the update and that checkpoint in the message, and can go on from there."""
+    judge = Learner.judge
+
+    def broken(self: Learner, episodes: Sequence[Episode]) -> Turns:
+        turns = judge(self, episodes)
+        if self._schedule.last_epoch == 2:  # one update of two epochs is done
+            turns.advantages[0] = float("nan")
+        return turns
+
+    monkeypatch.setattr(Learner, "judge", broken)
+    with pytest.raises(TrainingError, match=r"update 2: the gradient is not finite.*checkpoint is `.*/checkpoint-1`$"):
+        train("ppo", GAME, model=model, out=tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint-2").exists()
+    monkeypatch.undo()
+    report = train("ppo", GAME, model=model, out=tmp_path / "out", resume=True)
+    assert [row.step for row in report.checkpoints] == [1, 2, 3]
 
 
 def test_what_is_played_is_not_measured(model: Path) -> None:
