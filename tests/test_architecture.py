@@ -18,12 +18,14 @@ ORDER = ["surgery", "evalkit", "trainers"]  # each may import those to its left
 PACKAGES = [name for name in ORDER if (ROOT / name).is_dir()]
 TENSOR_FILES = {"surgery.compute", "surgery.dtypes", "surgery.executor"}  # and everything below surgery.spectral
 HEAVY = {"numpy", "pydantic", "ray", "rich", "ruamel", "safetensors", "scipy", "torch", "transformers", "trl", "vllm"}
-HEAVY |= {"jinja2", "lm_eval", "openai", "regex"}
+HEAVY |= {"jinja2", "lm_eval", "openai", "regex", "accelerate", "datasets", "matplotlib"}
 ONE_FILE = {  # packages that a single module imports
     "vllm": "evalkit.engines.vllm",
     "openai": "evalkit.engines.openai",
     "jinja2": "evalkit.prompt_template",
+    "matplotlib": "trainers.plots",
 }
+TRL_FILES = {"trainers.sft", "trainers.grpo"}  # the trainers that wrap it
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,11 @@ def test_each_library_has_its_file(graph: grimp.ImportGraph, package: str, modul
     assert importers(graph, package) == {module}
 
 
+def test_trl_is_wrapped(graph: grimp.ImportGraph) -> None:
+    """TRL is imported by the trainers that wrap its own, and by nothing else."""
+    assert importers(graph, "trl") == TRL_FILES
+
+
 def test_evalkit_touches_tensors_in_engines_only(graph: grimp.ImportGraph) -> None:
     """In `evalkit`, torch and transformers are for the engines and for rendering prompts."""
     found = {module for name in ("torch", "transformers") for module in importers(graph, name)}
@@ -89,11 +96,15 @@ def test_evalkit_touches_tensors_in_engines_only(graph: grimp.ImportGraph) -> No
 
 @pytest.mark.parametrize(
     "code",
-    ["import surgery", "import sys; sys.argv[1:] = ['--help']; from surgery.cli import main; main()"],
-    ids=["import", "help"],
+    [
+        "import surgery",
+        "import sys; sys.argv[1:] = ['--help']; from surgery.cli import main; main()",
+        "import sys; sys.argv[1:] = ['train', '--help']; from surgery.cli import main; main()",
+    ],
+    ids=["import", "help", "train help"],
 )
 def test_starts_light(code: str) -> None:
-    """`import surgery` and `surgery --help` load none of the heavy packages."""
+    """`import surgery`, `surgery --help` and `surgery train --help` load none of the heavy packages."""
     assert loaded(code).isdisjoint(HEAVY)
 
 

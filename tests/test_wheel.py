@@ -12,21 +12,22 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_wheel_brings_the_recipes(tmp_path: Path) -> None:
-    """Taken from the wheel alone, `surgery recipes` knows every recipe of the source tree, and no test is shipped."""
+    """Taken from the wheel alone, every recipe and configuration of the source tree is known, and no test shipped."""
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with ZipFile(wheel) as archive:
         packages = {name.split("/")[0] for name in archive.namelist()}
         archive.extractall(tmp_path / "site")
-    assert {name for name in packages if not name.endswith(".dist-info")} == {"surgery", "evalkit"}
-    done = subprocess.run(
-        [sys.executable, "-m", "surgery.cli", "recipes"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    listed = [line.split()[0] for line in done.stdout.splitlines()]
-    assert listed == sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    assert {name for name in packages if not name.endswith(".dist-info")} == {"surgery", "evalkit", "trainers"}
+    for words, folder in ((["recipes"], "recipes"), (["train", "configs"], "recipes/train")):
+        done = subprocess.run(
+            [sys.executable, "-m", "surgery", *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        listed = [line.split()[0] for line in done.stdout.splitlines()]
+        assert listed == sorted(path.stem for path in (ROOT / folder).glob("*.yaml"))

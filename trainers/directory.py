@@ -188,7 +188,7 @@ def _is_ours(path: Path) -> bool:
     if not path.is_dir():
         return False
     known = _read(path / RUN)
-    return _KEYS <= known.keys() if known is not None else {child.name for child in path.iterdir()} <= {RUN}
+    return known.keys() >= _KEYS if known is not None else {child.name for child in path.iterdir()} <= {RUN}
 
 
 def _check_same(path: Path, known: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -219,14 +219,20 @@ class _Trainer(RecordingTrainer, GRPOTrainer):  # type: ignore[misc]  # TRL is n
         return self.player.measured(self.units)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log an update's figures by our names, means over its micro-batches."""
+        """Log an update's figures by our names, means over its micro-batches and optimiser steps."""
         if "train_runtime" not in logs:
             found = {name: sum(values) / len(values) for name, values in self._metrics["train"].items() if values}
             self._metrics["train"].clear()
-            known = {**found, **logs}
+            known = {**logs, **found}
             logs = {ours: known[theirs] for theirs, ours in _NAMES.items() if theirs in known}
             logs["seconds"] = time.monotonic() - self._began
         Trainer.log(self, logs, start_time)
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if norm is not None:  # transformers logs the last epoch's only
+            self._metrics["train"]["grad_norm"].append(float(norm))
+        return norm
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         found = super()._get_per_token_logps_and_entropies(*args, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # those that accelerate reads too: torchrun's and MPI's
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 

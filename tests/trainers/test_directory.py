@@ -204,10 +204,11 @@ def test_overwriting_may_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
         return wrapped
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", deadly(shutil.rmtree))
         patch.setattr(Path, "unlink", deadly(Path.unlink))
-        begin(tmp_path, overwrite=True)
+        with pytest.raises(KeyboardInterrupt):
+            begin(tmp_path, overwrite=True)
     if not ((tmp_path / "a-note").exists() and (tmp_path / "checkpoint-3").exists()) or kill > 2:
         assert not (tmp_path / "report.json").exists()
         assert not (tmp_path / RESUME).exists()

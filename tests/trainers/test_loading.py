@@ -15,6 +15,8 @@ from trainers.errors import ConfigError
 from trainers.loading import FOLDER, load
 
 SMALLEST: Mapping[str, Any] = {"model": "m", "out": "o", "data": {"task": "general_points"}}
+GIVE = "or give `--out OUT`"
+QUANTITY = "a count such as `64`, a percentage from `0%` to `100%`, or `all`"
 KINDS: Mapping[str, type[Training]] = {"sft": SftConfig, "ppo": PpoConfig, "grpo": GrpoConfig}
 
 
@@ -51,17 +53,16 @@ save_every: 0
 """,
     )
     at = str(path)
-    assert faults(path) == [
+    expected = [
         f"{at}:1 model: found a list; expected text",
-        f"{at}:1: `out` is missing; expected the directory of the run, which holds its checkpoints; or give `--out OUT`",
+        f"{at}:1: `out` is missing; expected the directory of the run, which holds its checkpoints; {GIVE}",
         f"{at}:2 data.file: found `3`; expected text",
         f"{at}:2 data.n: found `0`; expected 1 or more",
         f"{at}:2 data.tsk: unknown key `tsk`; did you mean `task`?",
         f"{at}:3 bach_size: unknown key `bach_size`; did you mean `batch_size`?",
         f"{at}:4 optimizer.learning_rate: found `-1`; expected more than 0.0",
         f"{at}:4 optimizer.schedule: found `cosin`; expected `cosine`, `linear`, `constant`; did you mean `cosine`?",
-        f"{at}:4 optimizer.warmup: found `3x`; expected a count such as `64`, a percentage from `0%` to `100%`, "
-        "or `all`",
+        f"{at}:4 optimizer.warmup: found `3x`; expected {QUANTITY}",
         f"{at}:5 epochs: found `1.5`; expected a whole number",
         f"{at}:6 epochs: `epochs` is already set on line 5 and again on line 6; keep one",
         f"{at}:7 report_to: found `tensorboard`; expected a list: `[tensorboard]`",
@@ -71,6 +72,7 @@ save_every: 0
         f"{at}:11 precision: found `16`; expected `auto`, `float32`, `bfloat16`",
         f"{at}:12 save_every: found `0`; expected 1 or more",
     ]
+    assert faults(path) == expected
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ save_every: 0
         ({"keep": "bst"}, "keep: found `bst`; expected `all`, `best`; did you mean `best`?"),
         ({"accuracy": {"evry": 3}}, "accuracy.evry: unknown key `evry`; did you mean `every`?"),
         ({"optimizer": {"learning_rate": 1e-6, "min_learning_rate": 1e-5}}, "found `min_learning_rate` 1e-05 above"),
-        ({"optimizer": {"min_learning_rate": 1e-9, "schedule": "linear"}}, "`min_learning_rate` is where `cosine` ends"),
+        ({"optimizer": {"min_learning_rate": 1e-9, "schedule": "linear"}}, "is where `cosine` ends"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate"),
         ({"epochs": "2"}, "epochs: found the text `2`; expected a whole number"),
         ({"batch_size": 2.0}, "batch_size"),
@@ -128,8 +130,10 @@ def test_numbers_may_be_whole() -> None:
 
 def test_settings() -> None:
     """Values are replaced by the path of their keys, text being YAML; sections that are not there are made."""
-    given = {"optimizer.learning_rate": "1e-5", "data.parameters.target": "36", "accuracy.every": 7, "report_to": "[wandb]",
-             "optimizer.warmup": "3%", "chat": "false", "data.n": "null"}  # fmt: skip
+    given = {
+        "optimizer.learning_rate": "1e-5", "data.parameters.target": "36", "accuracy.every": 7,
+        "report_to": "[wandb]", "optimizer.warmup": "3%", "chat": "false", "data.n": "null",
+    }  # fmt: skip
     source = {**SMALLEST, "data": {"task": "general_points", "n": 3}}
     config = load(SftConfig, source, given)
     assert config.optimizer.learning_rate == 1e-5
@@ -176,9 +180,10 @@ def test_given_by_options() -> None:
     assert (config.model, config.out) == ("1e3", "o")
     with pytest.raises(ConfigError) as caught:
         load(SftConfig, {"data": {"task": "t"}})
-    assert "`model` is missing; expected the checkpoint to begin with: a directory or a hub id; or give `--model MODEL`" in str(
-        caught.value
-    )  # fmt: skip
+    missing = (
+        "`model` is missing; expected the checkpoint to begin with: a directory or a hub id; or give `--model MODEL`"
+    )
+    assert missing in str(caught.value)
 
 
 @pytest.mark.parametrize("name", bundled.names(FOLDER))
@@ -210,7 +215,7 @@ def test_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("kind", "more"), [
-    (SftConfig, {"accuracy": {}, "held_out": {"ood": {"file": "f"}}, "optimizer": {"warmup": "3%", "schedule": "linear"}}),
+    (SftConfig, {"accuracy": {}, "held_out": {"ood": {"file": "f"}}, "optimizer": {"warmup": "3%"}}),
     (PpoConfig, {"lambda": 0.5, "rollout": {"options": {"max_model_len": 64}}}),
     (GrpoConfig, {"success": {"splits": ["id"]}}),
 ])  # fmt: skip

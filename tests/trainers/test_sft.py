@@ -111,9 +111,7 @@ def test_steps_by_hand(case: str, materials: Materials, tmp_path: Path, monkeypa
     assert logged == pytest.approx(rates, abs=1e-12)
 
 
-def test_an_epoch_is_every_sequence_once(
-    materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_epoch_is_every_sequence_once(materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an order that the seed gives, anew in each epoch, and none is cut."""
     seen = train(materials.config(tmp_path / "out", epochs=2), monkeypatch)
     every = [tuple(ids) for batch in seen for ids in batch]
