@@ -142,7 +142,7 @@ class Training(Section):
     device: Literal["auto", "cpu"] = Field(default="auto", description="`auto`: the GPUs, if there are any")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="of the arithmetic; weights are kept in float32 all along. `auto`: bfloat16 on a GPU that has it",
+        description="of the arithmetic; weights are kept in float32 all along. `auto`: bfloat16 where the hardware has it",
     )
     attention: str | None = Field(
         default=None, description="transformers' attention: `sdpa`, `flash_attention_2`, `eager`"

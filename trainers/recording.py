@@ -62,7 +62,7 @@ def arguments(config: Training, session: Session, steps: int, batch: tuple[int, 
         "warmup_steps": warmup,
         "seed": config.seed,
         "bf16": in_bfloat16(config),
-        "use_cpu": config.device == "cpu",
+        "use_cpu": session.processes.device.type == "cpu",  # without it, transformers refuses bfloat16 there
         "gradient_checkpointing": config.gradient_checkpointing,
         "eval_on_start": session.step is None,
         "save_strategy": "steps",

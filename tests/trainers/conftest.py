@@ -26,6 +26,7 @@ class Materials:
             "model": str(self.model),
             "out": str(out),
             "device": "cpu",
+            "precision": "float32",
             "data": {"file": str(self.learned)},
             "held_out": {"id": {"file": str(self.id)}, "ood": {"file": str(self.ood)}},
             "batch_size": 4,

@@ -247,15 +247,21 @@ def test_accuracy(materials: Materials, tmp_path: Path) -> None:
     assert row.scores["ood"].value == 0.0
 
 
-def test_a_rate_that_destroys(materials: Materials, tmp_path: Path) -> None:
+def test_weights_that_are_destroyed(materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is not finite ends the run; step and last good checkpoint are named."""
-    config = materials.config(tmp_path / "out", save_every=1)
-    config["optimizer"] = {"learning_rate": 1e38, "warmup": 2, "schedule": "constant"}
+    step, calls = torch.optim.AdamW.step, iter(range(1, 100))
+
+    def spoiling(self: torch.optim.AdamW, *arguments: Any, **options: Any) -> None:
+        step(self, *arguments, **options)
+        if next(calls) == 2:
+            self.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoiling)
     with pytest.raises(TrainingError) as caught:
-        api.train("sft", config)
+        api.train("sft", materials.config(tmp_path / "out", save_every=1))
     message = str(caught.value)
-    assert "is not finite; lower `optimizer.learning_rate`" in message
     assert message.startswith("step 2: ")
+    assert "is not finite; lower `optimizer.learning_rate`" in message
     assert message.endswith(f"; the last good checkpoint is `{tmp_path / 'out' / 'checkpoint-1'}`")
     network = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "checkpoint-1")
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
