@@ -107,7 +107,7 @@ class Optimizer(Section):
         default=(0.9, 0.98), description="of the moments"
     )
     eps: float = Field(default=1e-7, gt=0, description="added to the root of the second moment")
-    weight_decay: float = Field(default=0.0, ge=0, description="decoupled")
+    weight_decay: float = Field(default=0.0, ge=0, description="of matrices, decoupled")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients beyond this norm are scaled down to it")
     schedule: Schedule = Field(default="cosine", description="how the rate falls after the warm-up")
     warmup: QuantityField = Field(default=Quantity(count=0), description="steps, or a percentage of them")
@@ -142,7 +142,7 @@ class Training(Section):
     device: Literal["auto", "cpu"] = Field(default="auto", description="`auto`: the GPUs, if there are any")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="of the arithmetic; weights are kept in float32 all along. `auto`: bfloat16 where the hardware has it",
+        description="of the arithmetic; weights are float32 all along. `auto`: bfloat16 where the hardware has it",
     )
     attention: str | None = Field(
         default=None, description="transformers' attention: `sdpa`, `flash_attention_2`, `eager`"

@@ -15,11 +15,10 @@ from evalkit.console import GAP
 from evalkit.figures import number, share_in
 from evalkit.stats import CONFIDENCE
 from surgery.console import make_console, make_table
-from trainers.directory import LOG, REPORT
+from trainers.directory import FINAL, INTER_SFT, LOG, REPORT
 from trainers.plots import FORMATS, LOSSES, UPDATES
 from trainers.report import OOD, CheckpointRow, Report
 
-FINAL, INTER_SFT = "final", "inter-sft"  # links in the run's directory, and marks in the table
 BEST = "best OOD"  # the mark where there is no link
 GONE = "not kept"
 STEP = "step"

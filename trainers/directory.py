@@ -27,6 +27,7 @@ LOG = "log.jsonl"
 RESUME = "resume"
 COMPLETE = "complete"  # a file in a state that was written to its end
 PREFIX = "checkpoint-"
+FINAL, INTER_SFT = "final", "inter-sft"  # links to checkpoints
 _KEYS = {"trainer", "config", "parent", "data", "versions"}  # of run.json
 # May differ when a run goes on: the checkpoint counts by its content, wherever it lies.
 _FREE = ("config.report_to", "config.out", "config.model")

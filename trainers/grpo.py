@@ -12,22 +12,21 @@ import importlib
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer
 
-from trainers.actors import Autocast
 from trainers.config import GrpoConfig
 from trainers.errors import TrainingError
+from trainers.player import Player
 from trainers.policy import disable_dropout
 from trainers.progress import Progress
 from trainers.recorder import Recorder
-from trainers.recording import RecordingTrainer, Steps, accumulation, arguments
-from trainers.rollout import Episode
+from trainers.recording import RecordingTrainer, Steps, arguments
 from trainers.session import Session
 
 
@@ -47,7 +46,6 @@ with _without_vllm():
     from trl import GRPOConfig as Arguments
     from trl import GRPOTrainer
 
-Weights = Callable[[], Mapping[str, torch.Tensor]]
 _NAMES = {  # TRL's figures, and what they are called here; ratios, entropy and KL divergences are those of tokens
     "loss": "policy_loss",
     "grad_norm": "grad_norm",
@@ -65,37 +63,20 @@ _NAMES = {  # TRL's figures, and what they are called here; ratios, entropy and 
 }
 
 
-class Player(Protocol):
-    """Plays the episodes of a run and measures its success, by the network that it was given."""
-
-    def acting(self, network: Any, autocast: Autocast, weights: Weights) -> AbstractContextManager[object]:
-        """Play by this network from here on; the context ends what was begun for it."""
-
-    def play(self, update: int) -> Sequence[Episode]:
-        """The episodes of an update, those of a group one after the other; all of them, in every process."""
-
-    def changed(self) -> None:
-        """The network's weights are others than before."""
-
-    def measured(self, update: int) -> dict[str, float]:
-        """The share of held-out problems solved, by split."""
-
-
 def optimise(
     config: GrpoConfig,
+    batch: tuple[int, int],
     network: Any,
     tokenizer: Any,
-    max_tokens: int,
     player: Player,
-    session: Session,
     recorder: Recorder,
     progress: Progress,
 ) -> None:
     """Train a network on the grades of episodes, in this process or as one of several.
 
-    One update is `prompts` problems with `generations` answers of at most `max_tokens` to each, and one optimiser step
-    over all of them an epoch. Figures go to the recorder's log and checkpoints to its directory. Raises TrainingError,
-    RunError, EngineError, and ConfigError for answers that the devices cannot share out.
+    One update is `prompts` problems with `generations` answers to each, and one optimiser step over all of them an
+    epoch. `batch` is as of `trainers.batches.accumulation`. Figures go to the recorder's log and checkpoints to its
+    directory. Raises TrainingError, RunError and EngineError.
     """
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise TrainingError(
@@ -107,7 +88,7 @@ def optimise(
         trainer = _Trainer(
             model=network,
             reward_funcs=_reward,
-            args=_arguments(config, max_tokens, session),
+            args=_arguments(config, batch, player.tokens, recorder.session),
             processing_class=tokenizer,
             # TRL hands prompts through to the rollout untouched; these tell which problem is meant
             train_dataset=Dataset.from_dict({"prompt": list(map(str, range(config.updates * config.prompts)))}),
@@ -116,23 +97,15 @@ def optimise(
     _count_positions(network)
     if trainer.ref_model is not None:
         _count_positions(trainer.accelerator.unwrap_model(trainer.ref_model))
-    trainer.recorder, trainer.session, trainer.unit_steps = recorder, session, config.epochs
+    trainer.recorder, trainer.session, trainer.unit_steps = recorder, recorder.session, config.epochs
     trainer.player, trainer.config, trainer.progress = player, config, progress
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Updates(trainer, config.success.every))
-    with player.acting(network, trainer.accelerator.autocast, trainer.weights):
+    with player.acting(network, trainer.accelerator, trainer.weights, recorder, progress):
         trainer.begin()
 
 
-def _arguments(config: GrpoConfig, max_tokens: int, session: Session) -> Arguments:
-    answers = config.prompts * config.generations
-    batch = accumulation(
-        "prompts",
-        f"{config.prompts} with `generations` {config.generations}, {answers} answers in all,",
-        answers,
-        config.micro_batch_size,
-        session.processes.num_processes,
-    )
+def _arguments(config: GrpoConfig, batch: tuple[int, int], max_tokens: int, session: Session) -> Arguments:
     every = (config.save_every or config.updates) * config.epochs
     return Arguments(
         **arguments(config, session, config.updates * config.epochs, batch, every),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from blake3 import blake3
 
 from evalkit.rendering import Renderer
@@ -17,7 +18,7 @@ from trainers.parent import Parent, open_parent
 from trainers.plots import need_matplotlib
 from trainers.recorder import Recorder
 from trainers.report import Trainer as TrainerName
-from trainers.session import Session
+from trainers.session import PATIENCE, Session
 from trainers.trackers import check_trackers
 
 
@@ -34,6 +35,8 @@ class Opened:
         self.config = config
         self.parent: Parent = open_parent(config.model)
         self.chat_template = _template(config)
+        # Before the run's directory is made, so that a batch that they cannot share out leaves none.
+        self.processes = PartialState(cpu=config.device == "cpu", timeout=PATIENCE).num_processes
         self.renderer = Renderer(self.parent.model, self.chat_template)
         out, model = Path(config.out).resolve(), self.parent.checkpoint.root.resolve()
         if out == model or model in out.parents:

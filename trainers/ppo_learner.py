@@ -85,10 +85,10 @@ class Learner:
             policy = Policy(network, ValueHead(hidden))
         steps = config.updates * config.epochs * config.mini_batches
         rates = config.optimizer
-        optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=rates.learning_rate, betas=rates.betas, eps=rates.eps,
-            weight_decay=rates.weight_decay,
-        )  # fmt: skip
+        matrices = [parameter for parameter in policy.parameters() if parameter.ndim > 1]
+        vectors = [parameter for parameter in policy.parameters() if parameter.ndim <= 1]  # norms, biases: no decay
+        groups = [{"params": matrices, "weight_decay": rates.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=rates.learning_rate, betas=rates.betas, eps=rates.eps)
         name, warmup, options = scheduler_arguments(rates, steps)
         self._schedule = get_scheduler(name, optimizer, warmup, steps, scheduler_specific_kwargs=options)
         if (plugin := accelerator.state.deepspeed_plugin) is not None:  # which wants it although no loader is prepared

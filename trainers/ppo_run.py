@@ -14,53 +14,47 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
-from evalkit.engines.base import Sampling
-from evalkit.run import Asking
-from evalkit.task import Example, Task
+from evalkit.errors import EngineError
 from surgery.errors import Fault
-from trainers import data
-from trainers.actors import Actor, EngineActor, Game, LiveActor
 from trainers.config import PpoConfig
 from trainers.errors import ConfigError, TrainingError
-from trainers.measure import Problems
 from trainers.opening import Opened
-from trainers.order import Order
 from trainers.parent import load_network
-from trainers.plots import plot_updates
-from trainers.ppo_learner import Learner, NotFiniteError, Turns
+from trainers.player import Player
+from trainers.ppo_learner import Learner, NotFiniteError
 from trainers.precision import in_bfloat16
 from trainers.progress import Progress
 from trainers.recorder import Recorder
 from trainers.report import Report
-from trainers.rollout import Episode, check_room
-from trainers.session import Session
-from trainers.sharding import check_whole
+from trainers.rollout import Episode
 
 
 def run_ppo(config: PpoConfig, resume: bool, overwrite: bool, progress: Progress) -> Report:
     """Train as the configuration says. Whatever can be found wrong before the first episode is."""
     opened = Opened("ppo", config)
-    task, examples = data.problems(config.data, config.seed)
-    measured = data.success_problems(config)
-    about = {"seed": config.seed, "problems": len(examples), "digest": data.digest(examples)}
-    with opened.session(resume, overwrite, about) as session:
+    if config.episodes < opened.processes:
+        message = f"found {config.episodes} for {opened.processes} devices; expected one each or more"
+        raise ConfigError([Fault("episodes", message)])
+    player = Player(config, opened, config.episodes, attempts=config.attempts)
+    with opened.session(resume, overwrite, player.about) as session:
         if session.finished:
             return session.report()
-        if config.episodes < session.processes.num_processes:
-            message = (
-                f"found {config.episodes} for {session.processes.num_processes} devices; expected one each or more"
-            )
-            raise ConfigError([Fault("episodes", message)])
-        recorder = opened.recorder(session, about)
-        loop = _Loop(config, opened, task, examples, measured, session, recorder, progress)
-        with loop.actor:
-            loop.run()
-        report = recorder.finish(config.updates, task=config.data.task)
-        if session.main:
-            plot_updates(session.log.rows, session.directory.path)
-            session.directory.finish(report.json())
-        return report
+        recorder = opened.recorder(session, player.about)
+        AcceleratorState._reset_state()  # or an earlier run's precision in this process would be in the way
+        accelerator = Accelerator(
+            cpu=session.processes.device.type == "cpu",
+            mixed_precision="bf16" if in_bfloat16(config) else "no",
+            log_with=list(config.report_to) or None,
+            project_dir=config.out,
+        )
+        network = load_network(opened.parent, config)
+        reference = load_network(opened.parent, config) if config.kl else None
+        learner = Learner(config, network, reference, accelerator)
+        with player.acting(network, accelerator, learner.weights, recorder, progress):
+            _Loop(config, accelerator, learner, player, recorder, progress).run()
+        return recorder.finish(config.updates, task=config.data.task)
 
 
 class _Loop:
@@ -69,87 +63,50 @@ class _Loop:
     def __init__(
         self,
         config: PpoConfig,
-        opened: Opened,
-        task: Task,
-        played: Sequence[Example],
-        measured: Mapping[str, Sequence[Example]],
-        session: Session,
+        accelerator: Accelerator,
+        learner: Learner,
+        player: Player,
         recorder: Recorder,
         progress: Progress,
     ) -> None:
-        self._config, self._session, self._recorder, self._progress = config, session, recorder, progress
-        self._order = Order(played, config.seed)
-        self._accelerator = Accelerator(
-            cpu=config.device == "cpu",
-            mixed_precision="bf16" if in_bfloat16(config) else "no",
-            log_with=list(config.report_to) or None,
-            project_dir=config.out,
-        )
-        asking = Asking(task, {}, config.chat)
-        attempts, tokens = config.attempts or task.attempts, config.rollout.max_tokens or task.max_tokens
-        self._game = Game(asking, Sampling(config.rollout.temperature, tokens), attempts, config.seed)
-        greedy = Sampling(config.success.temperature, tokens)
-        self._problems = {
-            split: Problems(asking, examples, greedy, attempts, config.seed) for split, examples in measured.items()
-        }
-        shown = [example for examples in (*measured.values(), played) for example in examples]
-        check_room(asking, shown, opened.renderer, self._game.sampling)
-        network = load_network(opened.parent, config)
-        reference = load_network(opened.parent, config) if config.kl else None
-        self._learner = Learner(config, network, reference, self._accelerator)
-        if config.rollout.engine == "transformers":
-            check_whole(self._accelerator, "set `rollout.engine` to `vllm`")
-            self.actor: Actor = LiveActor(network, opened.renderer, session, self._accelerator.autocast)
-        else:
-            self.actor = EngineActor(
-                config.rollout, opened.chat_template, session, self._game.context(shown),
-                lambda place: recorder.export(place, network, self._learner.weights()),
-            )  # fmt: skip
+        self._config, self._accelerator, self._learner = config, accelerator, learner
+        self._player, self._recorder, self._progress = player, recorder, progress
 
     def run(self) -> None:
-        """All updates, or those that an earlier run has left."""
-        config, session = self._config, self._session
+        """All updates, or those that an earlier run has left. Raises TrainingError where the network breaks."""
+        config, done = self._config, self._recorder.session.step or 0
         self._accelerator.init_trackers("surgery")
-        done = session.step or 0
         if done:
-            self._accelerator.load_state(str(session.state(done)))
+            self._accelerator.load_state(str(self._recorder.session.state(done)))
         else:
-            self._note(0, self._measure(0))
+            self._note(0, self._player.measured(0))
         for update in range(done + 1, config.updates + 1):
-            began = time.monotonic()
-            self._progress.phase(f"update {update} of {config.updates}: playing", config.episodes)
-            examples = self._order.take((update - 1) * config.episodes, config.episodes)
-            episodes = self.actor.episodes(self._game, examples, update, self._progress)
-            turns = self._learner.judge(episodes)
-            self._progress.phase(f"update {update} of {config.updates}: learning", config.epochs * config.mini_batches)
-            learned = self._learned(turns, update)
-            self.actor.changed()
-            figures = {**_played(episodes), **turns.figures(), **learned, "seconds": time.monotonic() - began}
-            save = update == config.updates or (config.save_every is not None and update % config.save_every == 0)
-            if save or update % config.success.every == 0:
-                figures.update(self._measure(update))
+            try:
+                figures = self._update(update)
+                save = update == config.updates or (config.save_every is not None and update % config.save_every == 0)
+                if save or update % config.success.every == 0:
+                    figures.update(self._player.measured(update))
+            except NotFiniteError as error:
+                raise TrainingError(
+                    f"update {update}: {error}; lower `optimizer.learning_rate`, or look for NaN in the checkpoint"
+                    f"{self._recorder.last_good}"
+                ) from error
+            except EngineError as error:
+                raise TrainingError(f"update {update}: {error}{self._recorder.last_good}") from error
             self._note(update, figures)
             if save:
                 self._save(update)
         self._accelerator.end_training()
 
-    def _learned(self, turns: Turns, update: int) -> dict[str, float]:
-        try:
-            return self._learner.learn(turns, update, self._progress)
-        except NotFiniteError as error:
-            raise TrainingError(
-                f"update {update}: {error}; lower `optimizer.learning_rate`, or look for NaN in the "
-                f"checkpoint{self._recorder.last_good}"
-            ) from error
-
-    def _measure(self, update: int) -> dict[str, float]:
-        """The share of problems solved, by split."""
-        self._progress.phase(f"update {update}: measuring", len(self._problems))
-        samples = {}
-        for split, problems in self._problems.items():
-            samples[split] = self.actor.samples(problems)
-            self._progress.step({split: sum(sample.correct for sample in samples[split]) / len(samples[split])})
-        return self._recorder.scores(update, samples)
+    def _update(self, update: int) -> dict[str, float]:
+        """Play and learn; gives the update's figures."""
+        config, began = self._config, time.monotonic()
+        episodes = self._player.play(update)
+        turns = self._learner.judge(episodes)
+        self._progress.phase(f"update {update} of {config.updates}: learning", config.epochs * config.mini_batches)
+        learned = self._learner.learn(turns, update, self._progress)
+        self._player.changed()
+        return {**_played(episodes), **turns.figures(), **learned, "seconds": time.monotonic() - began}
 
     def _note(self, update: int, figures: Mapping[str, float]) -> None:
         self._recorder.figures(update, figures)
@@ -159,8 +116,17 @@ class _Loop:
         """A checkpoint and, unless this is the end, the state to go on from."""
         self._recorder.checkpoint(update, self._learner.network, self._learner.weights())
         if update < self._config.updates:
-            with self._session.saving(update), _quiet_accelerate():
-                self._accelerator.save_state(str(self._session.state(update)))
+            with self._recorder.session.saving(update), _quiet_accelerate():
+                self._accelerator.save_state(str(self._recorder.session.state(update)))
+
+
+def _played(episodes: Sequence[Episode]) -> dict[str, float]:
+    """How the episodes went."""
+    return {
+        "reward": sum(sum(episode.rewards) for episode in episodes) / len(episodes),
+        "success": sum(episode.solved for episode in episodes) / len(episodes),
+        "turns": sum(len(episode.steps) for episode in episodes) / len(episodes),
+    }
 
 
 @contextmanager
@@ -173,12 +139,3 @@ def _quiet_accelerate() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _played(episodes: Sequence[Episode]) -> dict[str, float]:
-    """How the episodes went."""
-    return {
-        "reward": sum(sum(episode.rewards) for episode in episodes) / len(episodes),
-        "success": sum(episode.solved for episode in episodes) / len(episodes),
-        "turns": sum(len(episode.steps) for episode in episodes) / len(episodes),
-    }

@@ -16,5 +16,5 @@ def in_bfloat16(config: Training) -> bool:
     if config.precision != "auto":
         return config.precision == "bfloat16"
     if config.device != "cpu" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))

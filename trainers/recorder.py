@@ -14,15 +14,14 @@ from evalkit.samples import Sample
 from evalkit.stats import Estimate, proportion
 from trainers.checkpoints import Saver
 from trainers.config import Training
-from trainers.directory import write_json
+from trainers.directory import FINAL, INTER_SFT, write_json
 from trainers.errors import RunError
+from trainers.plots import plot_losses, plot_updates
 from trainers.report import CheckpointRow, Report, best_step, mean_since
 from trainers.report import Trainer as TrainerName
 from trainers.session import Session
 
 ROWS = "checkpoints.json"  # the rows of the table so far, for a run that goes on
-FINAL = "final"
-INTER_SFT = "inter-sft"
 
 
 class Recorder:
@@ -30,7 +29,7 @@ class Recorder:
 
     def __init__(self, session: Session, saver: Saver | None, config: Training, trainer: TrainerName) -> None:
         self.main = session.main
-        self._session = session
+        self.session = session
         self._saver = saver
         self._config = config
         self._trainer: TrainerName = trainer
@@ -42,7 +41,7 @@ class Recorder:
     def figures(self, step: int, figures: Mapping[str, float]) -> None:
         """Write a line of the log."""
         if self.main and figures:
-            self._session.log.write(step, **figures)
+            self.session.log.write(step, **figures)
 
     def scores(self, step: int, samples: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
         """Take the episodes of a measurement, by split; gives the figures of its log line."""
@@ -60,7 +59,7 @@ class Recorder:
         if not self.main:
             return
         assert self._saver is not None
-        rows = self._session.log.rows
+        rows = self.session.log.rows
         here: dict[str, float] = {}
         for row in rows:
             if row["step"] == step:
@@ -81,9 +80,9 @@ class Recorder:
         if self._config.keep == "best":
             self._drop()
         try:
-            write_json(self._session.directory.path / ROWS, {"checkpoints": [row.json() for row in self._rows]})
+            write_json(self.session.directory.path / ROWS, {"checkpoints": [row.json() for row in self._rows]})
         except OSError as error:
-            raise RunError(f"cannot write to `{self._session.directory.path}`: {error.strerror}; make room") from error
+            raise RunError(f"cannot write to `{self.session.directory.path}`: {error.strerror}; make room") from error
 
     def export(self, place: Path, network: Any, weights: Mapping[str, torch.Tensor]) -> None:
         """Write the network as a checkpoint that is no part of the run, for an engine to load."""
@@ -91,7 +90,10 @@ class Recorder:
             self._saver.write(place, network, weights, "the present weights")
 
     def finish(self, steps: int, note: str | None = None, task: str | None = None) -> Report:
-        """Link the final and the best checkpoint, and make the report; without checkpoints in other processes."""
+        """Link the final and the best checkpoint, draw the figures, and write the report: the run is finished.
+
+        Other processes than the main one get a report without checkpoints.
+        """
         best = best_step(self._rows)
         report = Report(
             trainer=self._trainer,
@@ -104,9 +106,15 @@ class Recorder:
             task=task,
         )
         if self.main:
-            self._session.directory.link(FINAL, self._rows[-1].step)
+            directory = self.session.directory
+            directory.link(FINAL, self._rows[-1].step)
             if best is not None and self._trainer == "sft":
-                self._session.directory.link(INTER_SFT, best)
+                directory.link(INTER_SFT, best)
+            if self._trainer == "sft":
+                plot_losses(self.session.log.rows, best, directory.path)
+            else:
+                plot_updates(self.session.log.rows, directory.path)
+            directory.finish(report.json())
         return report
 
     @property
@@ -118,7 +126,7 @@ class Recorder:
         stay = {self._rows[-1].step, best_step(self._rows)}
         for i, row in enumerate(self._rows):
             if row.kept and row.step not in stay:
-                self._session.directory.drop(row.step)
+                self.session.directory.drop(row.step)
                 self._rows[i] = replace(row, kept=False)
 
 

@@ -10,38 +10,22 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from surgery.errors import Fault
 from trainers.config import Training
-from trainers.errors import ConfigError, TrainingError
+from trainers.errors import TrainingError
 from trainers.precision import in_bfloat16
 from trainers.recorder import Recorder
 from trainers.schedule import scheduler_arguments
 from trainers.session import Session
 
 _UNWRITTEN = "unplaced"  # where transformers writes states, in directories that it counts by its own steps
-_UNKEPT = ("num_tokens", "epoch")  # the first begins anew where a run goes on
-
-
-def accumulation(key: str, found: str, total: int, micro_batch_size: int, processes: int) -> tuple[int, int]:
-    """Sequences at a time on each device, and how many times before an optimiser step of `total` sequences.
-
-    Raises ConfigError, where the key is at fault and `found` its value in words.
-    """
-    each, rest = divmod(total, processes)
-    micro = min(micro_batch_size, each)
-    if rest or each % micro:
-        message = (
-            f"found {found} with `micro_batch_size` {micro_batch_size} on {processes} "
-            f"{'device' if processes == 1 else 'devices'}; expected a multiple of {processes * max(micro, 1)}"
-        )
-        raise ConfigError([Fault(key, message)])
-    return micro, each // micro
+# The first begins anew where a run goes on; the last is no accuracy of answers.
+_UNKEPT = ("num_tokens", "epoch", "mean_token_accuracy")
 
 
 def arguments(config: Training, session: Session, steps: int, batch: tuple[int, int], every: int) -> dict[str, Any]:
     """Those of transformers' trainer for so many optimiser steps, with a checkpoint every so many of them.
 
-    `batch` is what `accumulation` gives.
+    `batch` is what `trainers.batches.accumulation` gives.
     """
     optimizer = config.optimizer  # type: ignore[attr-defined]  # which every trainer's own configuration has
     schedule, warmup, options = scheduler_arguments(optimizer, steps)

@@ -21,7 +21,7 @@ from trainers.actors import Autocast
 from trainers.config import SftConfig
 from trainers.progress import Progress
 from trainers.recorder import Recorder
-from trainers.recording import RecordingTrainer, Steps, accumulation, arguments
+from trainers.recording import RecordingTrainer, Steps, arguments
 from trainers.sequences import Encoded
 from trainers.session import Session
 
@@ -33,6 +33,7 @@ Measure = Callable[[Any, Autocast, int], Mapping[str, float]]  # of a network, i
 
 def fine_tune(
     config: SftConfig,
+    batch: tuple[int, int],
     network: Any,
     renderer: Renderer,
     learned: Sequence[Encoded],
@@ -44,10 +45,10 @@ def fine_tune(
 ) -> int:
     """Train a network on sequences, in this process or as one of several, and return the number of steps.
 
-    Losses go to the recorder's log and checkpoints to its directory. Raises TrainingError, RunError, and ConfigError
-    for batches that the devices cannot share out.
+    `batch` is as of `trainers.batches.accumulation`. Losses go to the recorder's log and checkpoints to its directory.
+    Raises TrainingError and RunError.
     """
-    arguments = _arguments(config, len(learned), session)
+    arguments = _arguments(config, batch, len(learned), session)
     trainer = _Trainer(
         model=network,
         args=arguments,
@@ -69,9 +70,7 @@ def optimiser_steps(config: SftConfig, sequences: int) -> int:
     return config.steps or config.epochs * math.ceil(sequences / config.batch_size)
 
 
-def _arguments(config: SftConfig, sequences: int, session: Session) -> Arguments:
-    processes = session.processes.num_processes
-    batch = accumulation("batch_size", str(config.batch_size), config.batch_size, config.micro_batch_size, processes)
+def _arguments(config: SftConfig, batch: tuple[int, int], sequences: int, session: Session) -> Arguments:
     steps = optimiser_steps(config, sequences)
     return Arguments(
         **arguments(config, session, steps, batch, config.save_every or steps),

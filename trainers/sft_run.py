@@ -9,11 +9,11 @@ from evalkit.engines.base import Sampling
 from evalkit.run import Asking
 from trainers import data
 from trainers.actors import Autocast, LiveActor
+from trainers.batches import accumulation
 from trainers.config import Accuracy, SftConfig
 from trainers.measure import Problems
 from trainers.opening import Opened
 from trainers.parent import check_vocabulary, load_network
-from trainers.plots import plot_losses
 from trainers.progress import Progress
 from trainers.report import Report
 from trainers.sequences import Encoded, encode_all
@@ -27,6 +27,9 @@ _NOTHING_HELD_OUT = (
 def run_sft(config: SftConfig, resume: bool, overwrite: bool, progress: Progress) -> Report:
     """Train as the configuration says. Whatever can be found wrong before the first step is."""
     opened = Opened("sft", config)
+    batch = accumulation(
+        "batch_size", str(config.batch_size), config.batch_size, config.micro_batch_size, opened.processes
+    )
     records = data.training_records(config.data, config.seed)
     held_out_records = data.held_out_records(config)
     data.check_apart(records, held_out_records)
@@ -58,6 +61,7 @@ def run_sft(config: SftConfig, resume: bool, overwrite: bool, progress: Progress
 
         steps = fine_tune(
             config,
+            batch,
             network,
             opened.renderer,
             learned,
@@ -67,11 +71,8 @@ def run_sft(config: SftConfig, resume: bool, overwrite: bool, progress: Progress
             progress,
             accuracy if problems else None,
         )
-        report = recorder.finish(steps, None if held_out else _NOTHING_HELD_OUT, config.data.task)
-        if session.main:
-            plot_losses(session.log.rows, report.best, session.directory.path)
-            session.directory.finish(report.json())
-        return report
+        note = None if held_out else _NOTHING_HELD_OUT
+        return recorder.finish(steps, note, config.data.task)
 
 
 def _problems(config: SftConfig) -> dict[str, Problems]:

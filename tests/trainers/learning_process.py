@@ -15,6 +15,7 @@ from trainers.progress import Silence
 def main(model: Path, out: Path) -> None:
     """Learn for one update; the main process writes weights and figures."""
     made = learner(model, micro_batch_size=2, mini_batches=2)
+    assert made._accelerator.num_processes == 2
     figures = made.learn(made.judge(made_up_episodes()), 1, Silence())
     if made._accelerator.is_main_process:
         save_file(

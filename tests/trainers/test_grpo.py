@@ -29,7 +29,7 @@ from trainers import data
 from trainers.api import load_config, train
 from trainers.config import GrpoConfig
 from trainers.errors import ConfigError, TrainingError
-from trainers.grpo_run import _Player
+from trainers.player import Player
 from trainers.progress import Silence
 from trainers.rollout import Episode
 
@@ -74,6 +74,7 @@ def settings(**others: Any) -> dict[str, Any]:
     """A small run that learns."""
     return {
         "data": {"task": "letter", "n": 40},
+        "precision": "float32",
         "updates": 4,
         "prompts": 4,
         "generations": 6,
@@ -101,9 +102,9 @@ class Recorded:
 
         self.episodes: dict[int, Sequence[Episode]] = {}
         self.inputs: list[tuple[Mapping[str, Any], torch.Tensor]] = []
-        play, loss = _Player.play, grpo._Trainer._compute_loss
+        play, loss = Player.play, grpo._Trainer._compute_loss
 
-        def playing(player: _Player, update: int) -> list[Episode]:
+        def playing(player: Player, update: int) -> list[Episode]:
             self.episodes[update] = episodes = play(player, update)
             return episodes
 
@@ -112,7 +113,7 @@ class Recorded:
             self.inputs.append((inputs, trainer._logprobs.clone()))
             return found
 
-        monkeypatch.setattr(_Player, "play", playing)
+        monkeypatch.setattr(Player, "play", playing)
         monkeypatch.setattr(grpo._Trainer, "_compute_loss", computing)
 
 

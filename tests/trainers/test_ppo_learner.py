@@ -213,9 +213,8 @@ def test_two_processes_learn_what_one_does(model: Path, episodes: list[Episode],
     """Turns shared out between two processes give the weights and figures of one, to float32's rounding."""
     made = learner(model, micro_batch_size=2, mini_batches=2)
     figures = made.learn(made.judge(episodes), 1, Silence())
-    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [sys.executable, "-m", *launch, "--module", "tests.trainers.learning_process", str(model), str(tmp_path)]
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.trainers.learning_process"]
+    command = [sys.executable, "-m", *launch, str(model), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found = load_file(tmp_path / "weights.safetensors")

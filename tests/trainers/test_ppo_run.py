@@ -30,6 +30,7 @@ from trainers.rollout import Episode
 GAME: Mapping[str, Any] = {
     "data": {"task": "general_points", "n": 6},
     "device": "cpu",
+    "precision": "float32",
     "attempts": 2,
     "updates": 3,
     "episodes": 4,
