@@ -14,13 +14,16 @@ import pytest
 import evalkit
 import evalkit.scorer
 import surgery
+import trainers
 from evalkit.engines.base import Prompt
+from surgery.yaml_source import read_yaml
 from tests.demo import make_pair
 from tests.evalkit.fake_engine import FakeEngine, text
 from tests.smollm2 import Pair
 from tests.tiny_models import save_tiny
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+LAUNCHERS = {"--module", "--nproc"}  # options of accelerate's and torch's own commands
 CLI = [sys.executable, "-m", "surgery.cli"]
 
 
@@ -58,17 +61,20 @@ def test_every_command_and_option_that_is_named_exists() -> None:
     """`surgery VERB` and `--option` in the text are those of the program."""
     helps = {
         name: subprocess.run([*CLI, name, "--help"], text=True, capture_output=True, check=True).stdout
-        for name in ("apply", "plan", "verify", "inspect", "recipes", "schema", "eval")
+        for name in ("apply", "plan", "verify", "inspect", "recipes", "schema", "eval", "train")
     }
+    for trainer in ("sft", "data"):
+        command = [*CLI, "train", trainer, "--help"]
+        helps["train"] += subprocess.run(command, text=True, capture_output=True, check=True).stdout
     for verb in set(re.findall(r"surgery (\w+)", README)) - {"is"}:
         assert verb in helps, verb
-    for option in set(re.findall(r"(?<![\w-])--[a-z]+", README)):
+    for option in set(re.findall(r"(?<![\w-])--[a-z]+", README)) - LAUNCHERS:
         assert any(option in text for text in helps.values()), option
 
 
 def test_the_recipe_that_is_shown_runs(place: Path) -> None:
     """With its selectors, parameters and two steps."""
-    (recipe,) = blocks("yaml")
+    recipe, _ = blocks("yaml")
     (place / "shown.yaml").write_text(recipe)
     made = surgery.plan(place / "shown.yaml", [place / "base", place / "sft"], settings={"head": "40%"})
     assert {tensor.steps for tensor in made.tensors} == {(), (0,), (1,)}
@@ -105,7 +111,7 @@ def test_the_task_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.real
 def test_the_scores_look_as_shown(smollm2: Pair, tmp_path: Path) -> None:
     """The table of `surgery eval`, with other figures."""
-    (shown,) = blocks("text")
+    shown, _ = blocks("text")
     (tmp_path / "base").symlink_to(smollm2.base)
     (tmp_path / "tuned").symlink_to(smollm2.tuned)
     few = ["--n", "3", "--attempts", "2", "--max-tokens", "4", "--loss", "--engine", "transformers"]
@@ -117,6 +123,24 @@ def test_the_scores_look_as_shown(smollm2: Pair, tmp_path: Path) -> None:
         check=True,
     )
     assert without_figures(done.stdout) == without_figures(shown)
+
+
+def test_the_run_that_is_shown_looks_so(tmp_path: Path) -> None:
+    """The first training command and what it prints, with other figures."""
+    _, shown = blocks("text")
+    command = next(line.split("#")[0] for line in README.splitlines() if line.startswith("    surgery train sft"))
+    save_tiny(tmp_path / "base")
+    done = subprocess.run([*CLI, *shlex.split(command)[1:]], cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert without_figures(done.stdout) == without_figures(shown)
+    assert done.stdout.splitlines()[0] == shown.splitlines()[0]
+
+
+def test_the_configuration_that_is_shown_is_one() -> None:
+    """Every key is known, and every value right."""
+    _, config = blocks("yaml")
+    loaded = trainers.load_config("sft", read_yaml(config, "README.md").data)
+    assert loaded.optimizer.warmup.of(800) == 24
 
 
 def without_figures(table: str) -> list[str]:
