@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from transformers import PrinterCallback
 from trl import SFTConfig as Arguments
 from trl import SFTTrainer
 
@@ -31,6 +32,7 @@ from trainers.opening import Opened
 from trainers.parent import load_network
 from trainers.policy import collate
 from trainers.ppo_learner import Learner
+from trainers.precision import in_bfloat16
 from trainers.progress import Silence
 from trainers.rollout import Episode, Step
 from trainers.sequences import encode_all
@@ -80,7 +82,7 @@ def sft(checkpoint: Path, steps: int, runs: int) -> None:
 
         def run() -> float:
             learned = encode_all(opened.renderer, records, True, None, "data")
-            fine_tune(config, network, opened.renderer, learned, {}, session, recorder, Silence())
+            fine_tune(config, (BATCH, 1), network, opened.renderer, learned, {}, session, recorder, Silence())
             rows = session.log.rows
             session.close()
             directory.cleanup()
@@ -101,13 +103,15 @@ def sft(checkpoint: Path, steps: int, runs: int) -> None:
                 model=network,
                 args=Arguments(
                     output_dir=directory.name, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=1e-6,
-                    adam_beta2=0.98, adam_epsilon=1e-7, lr_scheduler_type="cosine", use_cpu=True, bf16=False,
+                    adam_beta2=0.98, adam_epsilon=1e-7, lr_scheduler_type="cosine", use_cpu=True,
+                    bf16=in_bfloat16(config),
                     gradient_checkpointing=False, report_to=[], max_length=None, disable_tqdm=True, logging_steps=1,
                     save_strategy="no", dataloader_pin_memory=False, seed=config.seed,
                 ),
                 processing_class=opened.renderer.tokenizer,
                 train_dataset=Dataset.from_list(rows),
             )  # fmt: skip
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
             trainer.save_model()
             directory.cleanup()
@@ -138,7 +142,8 @@ def ppo(checkpoint: Path, turns: int, runs: int) -> None:
     episodes = [Episode(Example("id", i, str(i), {}), (step,)) for i, step in enumerate(steps)]
 
     def ours() -> Callable[[], float]:
-        learner = Learner(config, load_network(parent, config), None, Accelerator(cpu=True))
+        accelerator = Accelerator(cpu=True, mixed_precision="bf16" if in_bfloat16(config) else "no")
+        learner = Learner(config, load_network(parent, config), None, accelerator)
 
         def run() -> float:
             judged = learner.judge(episodes)
@@ -151,9 +156,11 @@ def ppo(checkpoint: Path, turns: int, runs: int) -> None:
 
         def forward(chosen: list[Step]) -> torch.Tensor:
             batch = collate([step.prompt for step in chosen], [step.response for step in chosen], 0, "cpu")
-            out = network(
-                input_ids=batch.ids[:, :-1], attention_mask=batch.mask[:, :-1], logits_to_keep=RESPONSE, use_cache=False
-            )
+            with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16(config)):
+                out = network(
+                    input_ids=batch.ids[:, :-1], attention_mask=batch.mask[:, :-1], logits_to_keep=RESPONSE,
+                    use_cache=False,
+                )  # fmt: skip
             found: torch.Tensor = out.logits.float().log_softmax(-1).gather(-1, batch.ids[:, -RESPONSE:, None]).mean()
             return found
 

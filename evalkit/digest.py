@@ -22,7 +22,7 @@ def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:
 
     Reading 15 GB takes seconds, so `cache`, a JSON file, remembers the digests of files that have not been touched
     since: same inode, size, and times of modification and of change, the last of which no program can set back.
-    Raises CheckpointError, and ResultsError where the cache cannot be written.
+    Without a `cache` they are read. Raises CheckpointError, and ResultsError where the cache cannot be written.
     """
     files = _files(checkpoint)
     known = {} if cache is None else _read(cache)

@@ -31,6 +31,7 @@ def names(folder: str = "") -> list[str]:
 def read(name: str, folder: str = "") -> str:
     """The text of the recipe of this name. Raises RecipeError when there is none."""
     if name not in names(folder):
-        hint = suggestion(name, names(folder), "bundled recipes")
-        raise RecipeError([Fault("", f"found no bundled recipe {show(name)}; {hint}")])
+        kind = "configuration" if folder else "recipe"
+        hint = suggestion(name, names(folder), f"bundled {kind}s")
+        raise RecipeError([Fault("", f"found no bundled {kind} {show(name)}; {hint}")])
     return (_directory(folder) / f"{name}{_SUFFIX}").read_text("utf-8")
