@@ -68,7 +68,11 @@ class Saver:
 
         `what` names the weights for messages. Raises TrainingError where one of them is not finite, and RunError.
         """
-        cast = self._cast(what, weights)
+        known = self.parent.checkpoint.tensors
+        tied = getattr(network, "all_tied_weights_keys", None) or {}
+        # Where devices share the weights a tied head comes as a tensor of its own.
+        own = {name: tensor for name, tensor in weights.items() if name not in tied or name in known}
+        cast = self._cast(what, own)
         try:
             shutil.rmtree(directory, ignore_errors=True)
             network.save_pretrained(directory, state_dict=cast, max_shard_size=SHARD)

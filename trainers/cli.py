@@ -148,12 +148,13 @@ def data(trainer: str, config: str, out: Path, settings: dict[str, str], as_json
 @train.command()
 @click.argument("name", required=False)
 def configs(name: str | None) -> None:
-    """List the bundled configurations, or print the one called NAME."""
+    """List the bundled configurations and those for `accelerate launch`, or print the one called NAME."""
     from surgery import bundled
-    from trainers.loading import FOLDER
+    from trainers.loading import FOLDER, LAUNCHER
 
+    folder, _, last = (name or "").rpartition("/")
     if name is not None:
-        click.echo(bundled.read(name, FOLDER), nl=False)
+        click.echo(bundled.read(last, LAUNCHER if folder else FOLDER), nl=False)
         return
-    for known in bundled.names(FOLDER):
+    for known in (*bundled.names(FOLDER), *(f"accelerate/{known}" for known in bundled.names(LAUNCHER))):
         click.echo(known)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from surgery.quantity import Quantity, QuantityField
 
 Schedule = Literal["cosine", "linear", "constant"]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 Ratio = Literal["response", "token"]
 # Those that both transformers and accelerate know; each is a package of the same name.
 Tracker = Literal["clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
@@ -46,7 +47,7 @@ class Data(Section):
 class HeldOut(Section):
     """What is measured while training, and never trained on."""
 
-    n: int = Field(default=64, ge=1, description="examples of each")
+    n: int = Field(default=64, ge=1, description="problems of a task; of a file all records are taken")
     id: Data | None = Field(
         default=None, description="in distribution; default: the split `id` of the task, if it is one"
     )
@@ -91,6 +92,14 @@ class Rollout(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="of vLLM: see `surgery eval --engine-option`")
     temperature: float = Field(default=1.0, gt=0, description="of the distribution that answers are drawn from")
     max_tokens: int | None = Field(default=None, ge=1, description="tokens of an answer; default: the task's")
+
+    @model_validator(mode="after")
+    def _options_are_read(self) -> Rollout:
+        if self.options and self.engine != "vllm":
+            raise ValueError(
+                f"`options` are vLLM's, and `engine` is `{self.engine}`; leave them out, or set `engine: vllm`"
+            )
+        return self
 
 
 def _betas(betas: tuple[float, float]) -> tuple[float, float]:
@@ -144,9 +153,7 @@ class Training(Section):
         default="auto",
         description="of the arithmetic; weights are float32 all along. `auto`: bfloat16 where the hardware has it",
     )
-    attention: str | None = Field(
-        default=None, description="transformers' attention: `sdpa`, `flash_attention_2`, `eager`"
-    )
+    attention: Attention | None = Field(default=None, description="transformers' implementation of attention")
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice, and keep few of them")
     chat: bool = Field(default=True, description="through the chat template; without it prompts are plain text")
     chat_template: str | None = Field(default=None, description="a file that replaces the checkpoint's template")

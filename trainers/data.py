@@ -139,8 +139,18 @@ def export(config: SftConfig | RlTraining, out: Path) -> dict[str, int]:
 
 def _training(data: Data, seed: int) -> _Sourced:
     if data.file is not None:
-        return [(record, {}) for record in read_records(data.file)[: data.n]]
+        return _records(data, "data")
     return _draw(data, TRAIN, data.n, seed, "data").sourced()
+
+
+def _records(data: Data, where: str) -> _Sourced:
+    """The first n records of a file, or all. Raises DataError where there are fewer."""
+    assert data.file is not None
+    records = read_records(data.file)
+    if data.n is not None and len(records) < data.n:
+        message = f"`{data.file}` has {len(records):,} records, and `n` is {data.n:,}; ask for at most {len(records):,}"
+        raise DataError([Fault(where, message)])
+    return [(record, {}) for record in records[: data.n]]
 
 
 def _held_out(config: SftConfig) -> dict[str, _Sourced]:
@@ -149,7 +159,7 @@ def _held_out(config: SftConfig) -> dict[str, _Sourced]:
     for name, data in wanted.items():
         n = data.n or config.held_out.n
         if data.file is not None:
-            found[name] = [(record, {}) for record in read_records(data.file)[:n]]
+            found[name] = _records(data, f"held_out.{name}")
         else:
             found[name] = _draw(data, VALIDATION, n, config.seed, f"held_out.{name}").sourced()
     return found

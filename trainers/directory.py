@@ -118,7 +118,7 @@ class RunDirectory(Closing):
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
         known = _read(self.path / RUN)
-        if known is not None and overwrite and not resume:
+        if known is not None and ((overwrite and not resume) or not self._worth_keeping()):
             self._clear()
             known = None
         if known is None:
@@ -134,6 +134,10 @@ class RunDirectory(Closing):
         _check_same(self.path, known, identity)
         if self.finished:  # and perhaps killed before this
             shutil.rmtree(self.path / RESUME, ignore_errors=True)
+
+    def _worth_keeping(self) -> bool:
+        """Whether a run has come to a report, a checkpoint, or a state to go on from."""
+        return any(self.path.glob(f"{PREFIX}*")) or (self.path / REPORT).is_file() or self.latest_state() is not None
 
     def _lock(self) -> None:
         """Take the lock before anything is known or written: of two that begin at once, one finds the other's run."""

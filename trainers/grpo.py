@@ -20,6 +20,7 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer
 
+from evalkit.errors import EngineError
 from trainers.config import GrpoConfig
 from trainers.errors import TrainingError
 from trainers.player import Player
@@ -88,7 +89,7 @@ def optimise(
         trainer = _Trainer(
             model=network,
             reward_funcs=_reward,
-            args=_arguments(config, batch, player.tokens, recorder.session),
+            args=_arguments(config, network, batch, player.tokens, recorder.session),
             processing_class=tokenizer,
             # TRL hands prompts through to the rollout untouched; these tell which problem is meant
             train_dataset=Dataset.from_dict({"prompt": list(map(str, range(config.updates * config.prompts)))}),
@@ -102,13 +103,18 @@ def optimise(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Updates(trainer, config.success.every))
     with player.acting(network, trainer.accelerator, trainer.weights, recorder, progress):
-        trainer.begin()
+        try:
+            trainer.begin()
+        except EngineError as error:
+            raise TrainingError(f"update {trainer.units + 1}: {error}{recorder.last_good}") from error
 
 
-def _arguments(config: GrpoConfig, batch: tuple[int, int], max_tokens: int, session: Session) -> Arguments:
+def _arguments(
+    config: GrpoConfig, network: Any, batch: tuple[int, int], max_tokens: int, session: Session
+) -> Arguments:
     every = (config.save_every or config.updates) * config.epochs
     return Arguments(
-        **arguments(config, session, config.updates * config.epochs, batch, every),
+        **arguments(config, network, session, config.updates * config.epochs, batch, every),
         steps_per_generation=batch[1],
         num_generations=config.generations,
         num_iterations=config.epochs,

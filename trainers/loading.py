@@ -23,6 +23,7 @@ from trainers.config import Training
 from trainers.errors import ConfigError
 
 FOLDER = "train"  # of the bundled configurations, beside the recipes
+LAUNCHER = f"{FOLDER}/accelerate"  # of those for `accelerate launch`
 _GIVEN = {"model": "`--model MODEL`", "out": "`--out OUT`"}  # keys that the command line has options for
 
 Config = TypeVar("Config", bound=Training)

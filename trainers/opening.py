@@ -19,6 +19,7 @@ from trainers.plots import need_matplotlib
 from trainers.recorder import Recorder
 from trainers.report import Trainer as TrainerName
 from trainers.session import PATIENCE, Session
+from trainers.sharding import check_launched
 from trainers.trackers import check_trackers
 
 
@@ -30,6 +31,7 @@ class Opened:
 
     def __init__(self, trainer: TrainerName, config: Training) -> None:
         need_matplotlib()
+        check_launched(config.device)
         check_trackers(config)
         self.trainer: TrainerName = trainer
         self.config = config

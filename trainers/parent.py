@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.digest import checkpoint_digest
 from evalkit.engines.base import Model
+from evalkit.errors import EngineError
 from surgery.checkpoint import Checkpoint, open_checkpoint
 from surgery.dtypes import DTYPES
 from trainers.config import Training
@@ -66,8 +67,13 @@ def load_network(parent: Parent, config: Training) -> Any:
 
     from evalkit.engines.loading import load, quiet
 
-    with quiet():
-        network = load(parent.model, "cpu", "float32", config.attention)
+    try:
+        with quiet():
+            network = load(parent.model, "cpu", "float32", config.attention)
+    except EngineError as error:
+        if config.attention is None:
+            raise
+        raise TrainingError(f"{error}; or leave out `attention`, which is `{config.attention}`") from error
     if network.get_output_embeddings() is None:
         found = f"`{parent.checkpoint.source}`: `{type(network).__name__}` has no output head"
         raise TrainingError(f"{found}; expected a causal language model")

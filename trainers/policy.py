@@ -86,6 +86,8 @@ class Policy(nn.Module):
         self.network = network
         self.value_head = value_head
         self._accepted = frozenset(inspect.signature(network.forward).parameters)
+        # By these FSDP divides the network layer by layer, as it would without the value head.
+        self._no_split_modules = getattr(network, "_no_split_modules", None)
         if network.get_output_embeddings() is None:
             raise _unknown(network)
 

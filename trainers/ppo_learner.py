@@ -93,8 +93,10 @@ class Learner:
         self._schedule = get_scheduler(name, optimizer, warmup, steps, scheduler_specific_kwargs=options)
         if (plugin := accelerator.state.deepspeed_plugin) is not None:  # which wants it although no loader is prepared
             plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.micro_batch_size
+            plugin.deepspeed_config["gradient_clipping"] = rates.max_grad_norm  # which it does itself, in `backward`
         self.policy, self._optimizer = accelerator.prepare(policy, optimizer)
         accelerator.register_for_checkpointing(self._schedule)
+        self._rate = rates.learning_rate  # of the last step
         self._reference = None
         if reference is not None:
             disable_dropout(reference)
@@ -123,7 +125,11 @@ class Learner:
         return Turns(steps, logprobs, values, scaled, returns, kl, entropy)
 
     def learn(self, turns: Turns, update: int, progress: Progress) -> dict[str, float]:
-        """Take the update's optimiser steps. Raises NotFiniteError before a gradient that is not finite does harm."""
+        """Take the update's optimiser steps.
+
+        Raises NotFiniteError before a gradient that is not finite does harm; with DeepSpeed, which steps in `backward`,
+        afterwards.
+        """
         config = self._config
         self.policy.train()
         ratios: RatioStatistics | None = None
@@ -145,7 +151,7 @@ class Learner:
             "policy_loss": policy,
             "value_loss": value,
             "grad_norm": sum(norms) / len(norms),
-            "learning_rate": self._schedule.get_last_lr()[0],
+            "learning_rate": self._rate,
         }
 
     def _step(self, turns: Turns, chosen: Sequence[int]) -> tuple[RatioStatistics, torch.Tensor, float]:
@@ -169,6 +175,7 @@ class Learner:
         norm = float(accelerator.clip_grad_norm_(self.policy.parameters(), config.optimizer.max_grad_norm))
         if not math.isfinite(norm):
             raise NotFiniteError("the gradient is not finite")
+        self._rate = self._schedule.get_last_lr()[0]
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from evalkit.errors import EngineError
 from surgery.errors import Fault
@@ -29,6 +30,7 @@ from trainers.progress import Progress
 from trainers.recorder import Recorder
 from trainers.report import Report
 from trainers.rollout import Episode
+from trainers.sharding import keep_float32, unused_parameters
 
 
 def run_ppo(config: PpoConfig, resume: bool, overwrite: bool, progress: Progress) -> Report:
@@ -43,14 +45,16 @@ def run_ppo(config: PpoConfig, resume: bool, overwrite: bool, progress: Progress
             return session.report()
         recorder = opened.recorder(session, player.about)
         AcceleratorState._reset_state()  # or an earlier run's precision in this process would be in the way
+        network = load_network(opened.parent, config)
+        reference = load_network(opened.parent, config) if config.kl else None
         accelerator = Accelerator(
             cpu=session.processes.device.type == "cpu",
             mixed_precision="bf16" if in_bfloat16(config) else "no",
             log_with=list(config.report_to) or None,
             project_dir=config.out,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters(network))],
         )
-        network = load_network(opened.parent, config)
-        reference = load_network(opened.parent, config) if config.kl else None
+        keep_float32(accelerator)
         learner = Learner(config, network, reference, accelerator)
         with player.acting(network, accelerator, learner.weights, recorder, progress):
             _Loop(config, accelerator, learner, player, recorder, progress).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from trainers.config import Training
 from trainers.directory import FINAL, INTER_SFT, write_json
 from trainers.errors import RunError
 from trainers.plots import plot_losses, plot_updates
-from trainers.report import CheckpointRow, Report, best_step, mean_since
+from trainers.report import CheckpointRow, Report, Row, best_step, mean_since, series
 from trainers.report import Trainer as TrainerName
 from trainers.session import Session
 
@@ -95,6 +96,8 @@ class Recorder:
         Other processes than the main one get a report without checkpoints.
         """
         best = best_step(self._rows)
+        if self.main and note is None:
+            note = _missed(self.session.log.rows, self._rows)
         report = Report(
             trainer=self._trainer,
             model=self._config.model,
@@ -128,6 +131,16 @@ class Recorder:
             if row.kept and row.step not in stay:
                 self.session.directory.drop(row.step)
                 self._rows[i] = replace(row, kept=False)
+
+
+def _missed(rows: Sequence[Row], checkpoints: Sequence[CheckpointRow]) -> str | None:
+    """What to say where the lowest loss out of distribution was measured at a step of which there is no checkpoint."""
+    steps, losses = series(rows, "ood_loss")
+    measured = [(loss, step) for step, loss in zip(steps, losses, strict=True) if step and math.isfinite(loss)]
+    lowest, step = min(measured, default=(0.0, 0))
+    if step in {0, *(row.step for row in checkpoints)}:
+        return None
+    return f"the OOD loss was lowest at step {step:,} ({lowest:.3f}), of which there is no checkpoint; set `save_every`"
 
 
 def _read(path: Path) -> list[CheckpointRow]:

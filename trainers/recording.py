@@ -16,13 +16,16 @@ from trainers.precision import in_bfloat16
 from trainers.recorder import Recorder
 from trainers.schedule import scheduler_arguments
 from trainers.session import Session
+from trainers.sharding import keep_float32, unused_parameters
 
 _UNWRITTEN = "unplaced"  # where transformers writes states, in directories that it counts by its own steps
 # The first begins anew where a run goes on; the last is no accuracy of answers.
 _UNKEPT = ("num_tokens", "epoch", "mean_token_accuracy")
 
 
-def arguments(config: Training, session: Session, steps: int, batch: tuple[int, int], every: int) -> dict[str, Any]:
+def arguments(
+    config: Training, network: Any, session: Session, steps: int, batch: tuple[int, int], every: int
+) -> dict[str, Any]:
     """Those of transformers' trainer for so many optimiser steps, with a checkpoint every so many of them.
 
     `batch` is what `trainers.batches.accumulation` gives.
@@ -56,6 +59,8 @@ def arguments(config: Training, session: Session, steps: int, batch: tuple[int, 
         "disable_tqdm": True,
         "log_level": "error",
         "log_level_replica": "error",
+        "ddp_find_unused_parameters": unused_parameters(network),
+        "router_aux_loss_coef": 0.0,  # it would be learned from prompts, too
         "dataloader_pin_memory": torch.cuda.is_available(),  # torch warns otherwise
     }
 
@@ -74,6 +79,7 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]  # transformers is not fo
     def begin(self) -> None:
         """Train, or go on from the state that an earlier run has left."""
         step = self.session.step
+        keep_float32(self.accelerator)
         self.train(resume_from_checkpoint=None if step is None else str(self.session.state(step)))
 
     @property

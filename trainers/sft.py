@@ -24,6 +24,7 @@ from trainers.recorder import Recorder
 from trainers.recording import RecordingTrainer, Steps, arguments
 from trainers.sequences import Encoded
 from trainers.session import Session
+from trainers.sharding import check_whole
 
 IGNORED = -100  # the label of a token that is not learned, as torch's cross entropy has it
 _SHOWN = ("loss", "ood_loss")  # beside the progress bar
@@ -48,7 +49,7 @@ def fine_tune(
     `batch` is as of `trainers.batches.accumulation`. Losses go to the recorder's log and checkpoints to its directory.
     Raises TrainingError and RunError.
     """
-    arguments = _arguments(config, batch, len(learned), session)
+    arguments = _arguments(config, network, batch, len(learned), session)
     trainer = _Trainer(
         model=network,
         args=arguments,
@@ -60,20 +61,25 @@ def fine_tune(
     trainer.accuracy_every = config.accuracy.every if config.accuracy else 0
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Steps(trainer, progress))
+    if accuracy is not None:
+        check_whole(trainer.accelerator, "leave out `accuracy`, and score checkpoints with `surgery eval`")
     progress.phase("training", arguments.max_steps, session.step or 0)
     trainer.begin()
     return int(arguments.max_steps)
 
 
 def optimiser_steps(config: SftConfig, sequences: int) -> int:
-    """Optimiser steps of a run; the last batch of an epoch may be smaller."""
+    """Optimiser steps of a run; the last batch of an epoch may be smaller.
+
+    With several devices accelerate fills it up with sequences from the beginning.
+    """
     return config.steps or config.epochs * math.ceil(sequences / config.batch_size)
 
 
-def _arguments(config: SftConfig, batch: tuple[int, int], sequences: int, session: Session) -> Arguments:
+def _arguments(config: SftConfig, network: Any, batch: tuple[int, int], sequences: int, session: Session) -> Arguments:
     steps = optimiser_steps(config, sequences)
     return Arguments(
-        **arguments(config, session, steps, batch, config.save_every or steps),
+        **arguments(config, network, session, steps, batch, config.save_every or steps),
         eval_strategy="steps",
         eval_steps=config.loss_every,
         logging_steps=1,

@@ -22,7 +22,7 @@ from surgery.errors import SurgeryError
 from tests.trainers.conftest import Materials, rows
 from trainers import api
 from trainers.cli import TERMINATED
-from trainers.loading import FOLDER
+from trainers.loading import FOLDER, LAUNCHER
 
 SURGERY = [sys.executable, "-m", "surgery"]
 
@@ -167,7 +167,9 @@ def test_data(config: Path, tmp_path: Path) -> None:
 
 def test_configs() -> None:
     """The bundled configurations by name, and one as it stands in its file."""
-    assert run("configs").stdout.split() == bundled.names(FOLDER)
+    launchers = ["accelerate/deepspeed-zero3", "accelerate/fsdp"]
+    assert run("configs").stdout.split() == [*bundled.names(FOLDER), *launchers]
+    assert run("configs", launchers[1]).stdout == bundled.read("fsdp", LAUNCHER)
     assert run("configs", "sft-small").stdout == bundled.read("sft-small", FOLDER)
     assert "did you mean `sft-small`?" in str(run("configs", "sft-smal").exception)
 

@@ -135,13 +135,16 @@ def test_held_out_by_default() -> None:
 
 
 def test_held_out_data_that_are_given(tmp_path: Path) -> None:
-    """They take the place of the default; a number of their own comes before the common one; files may be short."""
+    """They take the place of the default; a number of their own comes before the common one, which is not for files."""
     path = write(tmp_path / "data.jsonl", *pairs(1, 2, 3))
     config = sft(HANDS, held_out={"n": 5, "ood": {"file": path}})
     assert {name: len(records) for name, records in held_out_records(config).items()} == {"id": 5, "ood": 3}
     config = sft({"file": path}, held_out={"n": 2, "id": {"file": path}, "ood": {**HANDS, "n": 7}})
-    assert {name: len(records) for name, records in held_out_records(config).items()} == {"id": 2, "ood": 7}
-    with pytest.raises(DataError, match=r"held_out.id: 2 of 2 \(such as the key .* are among the training records"):
+    assert {name: len(records) for name, records in held_out_records(config).items()} == {"id": 3, "ood": 7}
+    few = sft(HANDS, held_out={"ood": {"file": path, "n": 4}})
+    with pytest.raises(DataError, match=r"held_out.ood: `.*data.jsonl` has 3 records, and `n` is 4"):
+        held_out_records(few)
+    with pytest.raises(DataError, match=r"held_out.id: 3 of 3 \(such as the key .* are among the training records"):
         check_apart(training_records(config.data, 0), held_out_records(config))
 
 

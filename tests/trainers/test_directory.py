@@ -106,6 +106,7 @@ def test_leaves_what_is_damaged(tmp_path: Path, overwrite: bool) -> None:
 def test_asks_before_it_begins_anew(tmp_path: Path, done: bool, message: str) -> None:
     """Without `--resume` or `--overwrite` a directory with a run stays as it is."""
     directory = begin(tmp_path)
+    state(tmp_path, 3)
     if done:
         directory.finish({"best": 3})
     with pytest.raises(RunError, match=message):
@@ -148,15 +149,27 @@ def test_resumes(tmp_path: Path) -> None:
 def test_resumes_the_same_run_only(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     """What makes another run is named, as a whole and nothing else, whatever follows from it."""
     begin(tmp_path)
+    state(tmp_path, 3)
     with pytest.raises(RunError) as caught:
         begin(tmp_path, resume=True, **changes)
     assert f"was begun with others of these: {named}; going on" in str(caught.value)
     begin(tmp_path, resume=True)  # the lock is free again
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_has_come_to_nothing_is_begun_anew(tmp_path: Path, resume: bool) -> None:
+    """A run that failed before its first checkpoint keeps nobody from another try, by another configuration even."""
+    begin(tmp_path)
+    (tmp_path / "log.jsonl").write_text('{"step": 0}\n')
+    begin(tmp_path, resume=resume, config=config(seed=1))
+    assert json.loads((tmp_path / RUN).read_bytes())["config"]["seed"] == 1
+    assert not (tmp_path / "log.jsonl").exists()
+
+
 def test_resumes_elsewhere(tmp_path: Path) -> None:
     """Where the run and its model lie and who hears of it do not make another run."""
     begin(tmp_path)
+    state(tmp_path, 3)
     begin(tmp_path, resume=True, config=config(out="elsewhere", model="moved", report_to=["tensorboard"]))
 
 
