@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import click
 
 from surgery.errors import SurgeryError
 from surgery.options import json_option, name_values, print_json
 from trainers.errors import TrainingError
+from trainers.interrupts import Interruptible, Terminated
 from trainers.launched import rank, several
 
 TERMINATED = 128 + signal.SIGTERM  # as the shell has it
@@ -37,21 +36,15 @@ def _installed() -> Iterator[None]:
         ) from error
 
 
-class _Terminated(BaseException):
-    """The process was asked to end."""
-
-
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Says how a run that is ended from outside goes on, and has one of several processes say what all have found."""
-    if not several():  # a launcher ends processes that may wait for each other, and be deaf to a handler
-        signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except KeyboardInterrupt:
         _say("what was saved is kept: run the same command with `--resume` to go on")
         raise
-    except _Terminated:
+    except Terminated:
         _say("terminated; what was saved is kept: run the same command with `--resume` to go on")
         raise click.exceptions.Exit(TERMINATED) from None
     except SurgeryError as error:
@@ -60,10 +53,6 @@ def _interruptible() -> Iterator[None]:
         time.sleep(PATIENCE)
         click.echo(f"error in process {rank()}: {error}", err=True)
         raise click.exceptions.Exit(1) from error
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    raise _Terminated
 
 
 def _say(text: str) -> None:
@@ -106,7 +95,10 @@ def _trainer(name: str, summary: str) -> None:
             from trainers.console import print_report
             from trainers.progress_bar import TrainingBar
 
-            with TrainingBar() as progress:
+            with TrainingBar() as bar:
+                progress = Interruptible(bar)
+                if not several():  # a launcher ends processes that may wait for each other, and be deaf to a handler
+                    progress.watch()
                 report = api.train(
                     name, config, settings=settings, model=model, out=out, resume=resume, overwrite=overwrite,
                     progress=progress,

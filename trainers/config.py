@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from surgery.quantity import Quantity, QuantityField
 
 Schedule = Literal["cosine", "linear", "constant"]
-Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"]
 Ratio = Literal["response", "token"]
 # Those that both transformers and accelerate know; each is a package of the same name.
 Tracker = Literal["clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
@@ -146,7 +147,9 @@ class Training(Section):
     """The keys of every trainer's configuration."""
 
     model: str = Field(description="the checkpoint to begin with: a directory or a hub id")
-    out: str = Field(description="the directory of the run, which holds its checkpoints")
+    out: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
+        description="the directory of the run, which holds its checkpoints"
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="of the data, their order, and sampling")
     device: Literal["auto", "cpu"] = Field(default="auto", description="`auto`: the GPUs, if there are any")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

@@ -19,7 +19,7 @@ from trainers.plots import need_matplotlib
 from trainers.recorder import Recorder
 from trainers.report import Trainer as TrainerName
 from trainers.session import PATIENCE, Session
-from trainers.sharding import check_launched
+from trainers.sharding import check_launched, on_cpu
 from trainers.trackers import check_trackers
 
 
@@ -38,7 +38,7 @@ class Opened:
         self.parent: Parent = open_parent(config.model)
         self.chat_template = _template(config)
         # Before the run's directory is made, so that a batch that they cannot share out leaves none.
-        self.processes = PartialState(cpu=config.device == "cpu", timeout=PATIENCE).num_processes
+        self.processes = PartialState(cpu=on_cpu(config.device), timeout=PATIENCE).num_processes
         self.renderer = Renderer(self.parent.model, self.chat_template)
         out, model = Path(config.out).resolve(), self.parent.checkpoint.root.resolve()
         if out == model or model in out.parents:

@@ -81,7 +81,8 @@ class _Loop:
         config, done = self._config, self._recorder.session.step or 0
         self._accelerator.init_trackers("surgery")
         if done:
-            self._accelerator.load_state(str(self._recorder.session.state(done)))
+            with self._recorder.session.loading():
+                self._accelerator.load_state(str(self._recorder.session.state(done)))
         else:
             self._note(0, self._player.measured(0))
         for update in range(done + 1, config.updates + 1):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from trainers.config import Training
 from trainers.errors import TrainingError
@@ -80,7 +82,22 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]  # transformers is not fo
         """Train, or go on from the state that an earlier run has left."""
         step = self.session.step
         keep_float32(self.accelerator)
+        if step is not None:
+            with self.session.loading():
+                TrainerState.load_from_json(str(self.session.state(step) / TRAINER_STATE_NAME))
         self.train(resume_from_checkpoint=None if step is None else str(self.session.state(step)))
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.session.loading():
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with self.session.loading() if checkpoint else nullcontext():
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with self.session.loading() if checkpoint else nullcontext():
+            super()._load_rng_state(checkpoint)
 
     @property
     def units(self) -> int:

@@ -22,6 +22,7 @@ from trainers.directory import PREFIX, REPORT, RESUME, RunDirectory
 from trainers.errors import RunError
 from trainers.log import Log
 from trainers.report import Report
+from trainers.sharding import on_cpu
 
 # How long processes wait for each other: while one of them plays episodes by an engine, or starts it.
 PATIENCE = timedelta(hours=6)
@@ -34,7 +35,7 @@ class Session(Closing):
     """
 
     def __init__(self, config: Training, identity: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        self.processes = PartialState(cpu=config.device == "cpu", timeout=PATIENCE)
+        self.processes = PartialState(cpu=on_cpu(config.device), timeout=PATIENCE)
         self._out = Path(config.out)
         self.main = self.processes.is_main_process
         self._directory: RunDirectory | None = None
@@ -88,6 +89,18 @@ class Session(Closing):
                 "make room and go on with `--resume`"
             ) from error
         self.seal(step)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Where the state to go on from is read. Raises RunError for whatever a damaged one makes readers raise."""
+        try:
+            yield
+        except SurgeryError:
+            raise
+        except Exception as error:
+            assert self.step is not None
+            found = f"the state `{self.state(self.step)}` cannot be read ({first_line(error)})"
+            raise RunError(f"{found}; begin anew with `--overwrite`") from error
 
     def seal(self, step: int) -> None:
         """Say that every process has written its part of the state after a step; older ones go."""

@@ -7,10 +7,12 @@ from typing import Any
 
 from evalkit.engines.base import Sampling
 from evalkit.run import Asking
+from surgery.errors import Fault
 from trainers import data
 from trainers.actors import Autocast, LiveActor
 from trainers.batches import accumulation
 from trainers.config import Accuracy, SftConfig
+from trainers.errors import DataError
 from trainers.measure import Problems
 from trainers.opening import Opened
 from trainers.parent import check_vocabulary, load_network
@@ -84,6 +86,11 @@ def _problems(config: SftConfig) -> dict[str, Problems]:
     for name, (task, examples) in data.accuracy_problems(config).items():
         sampling = Sampling(wanted.temperature, wanted.max_tokens or task.max_tokens)
         found[name] = Problems(Asking(task, {}, config.chat), examples, sampling, wanted.attempts, config.seed)
+    if not found:
+        message = (
+            "found held-out data from files alone, which have no grades; hold out a task's problems, or leave it out"
+        )
+        raise DataError([Fault("accuracy", message)])
     return found
 
 

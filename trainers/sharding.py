@@ -12,6 +12,11 @@ from trainers.errors import TrainingError
 from trainers.launched import several
 
 
+def on_cpu(device: str) -> bool:
+    """Whether a run computes on the CPU: as its configuration says, or for want of anything else."""
+    return device == "cpu" or not torch.accelerator.is_available()
+
+
 def check_launched(device: str) -> None:
     """Raise TrainingError where several GPUs are visible and no launcher has started a process for each."""
     if device != "cpu" and torch.cuda.device_count() > 1 and not several():

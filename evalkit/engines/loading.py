@@ -35,6 +35,9 @@ def load(model: Model, device: str, dtype: str, attention: str | None) -> Any:
             output_loading_info=True,
         )
         _check_report(model.name, report)
+        for config in (network.config, network.config.get_text_config()):
+            if getattr(config, "output_router_logits", False):
+                config.output_router_logits = False  # a loss of routers, which fails where only some logits are kept
         network = network.to(device).eval()
     except EngineError:
         raise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,25 @@ def _sums(path: Path, first: int, count: int) -> Path:
     records = [{"prompt": f"{i} + {i} =", "completion": str(2 * i)} for i in range(first, first + count)]
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records), "utf-8")
     return path
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """One thread of arithmetic, here and in processes with `alike`: sums that threads share out are rounded otherwise.
+
+    Two would not do: once torch has been told a number, MKL takes it for small matrices as well.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def alike() -> dict[str, str]:
+    """The environment of a process whose sums are to be rounded as here."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def rows(out: Path) -> list[Mapping[str, Any]]:

@@ -25,6 +25,7 @@ from evalkit.run import Asking
 from evalkit.task import CORRECT, Data, Grade, Task
 from evalkit.tasks import TASKS
 from tests.tiny_models import save_tiny, tokenizer
+from tests.trainers.conftest import alike
 from trainers import data
 from trainers.api import load_config, train
 from trainers.config import GrpoConfig
@@ -262,8 +263,9 @@ def test_resume(tiny: Path, tmp_path: Path) -> None:
     """After a kill, training goes on to the same weights and figures, bit for bit; vLLM is not imported."""
     code = "import sys; from tests.trainers.test_grpo import killed; killed(*sys.argv[1:])"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tiny), str(tmp_path / "killed")], cwd=ROOT, capture_output=True, text=True
-    )
+        [sys.executable, "-c", code, str(tiny), str(tmp_path / "killed")],
+        cwd=ROOT, capture_output=True, text=True, env=alike(),
+    )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert done.stdout == "False\n"
     assert (tmp_path / "killed/resume/checkpoint-2/complete").exists()

@@ -216,7 +216,7 @@ def test_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("kind", "more"), [
     (SftConfig, {"accuracy": {}, "held_out": {"ood": {"file": "f"}}, "optimizer": {"warmup": "3%"}}),
-    (PpoConfig, {"lambda": 0.5, "rollout": {"options": {"max_model_len": 64}}}),
+    (PpoConfig, {"lambda": 0.5, "rollout": {"engine": "vllm", "options": {"max_model_len": 64}}}),
     (GrpoConfig, {"success": {"splits": ["id"]}}),
 ])  # fmt: skip
 def test_round_trip(kind: type[Training], more: dict[str, Any]) -> None:

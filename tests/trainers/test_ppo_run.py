@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from evalkit.tasks import TASKS
 from surgery.checkpoint import open_checkpoint
 from tests.tiny_models import save_tiny
+from tests.trainers.conftest import alike
 from tests.trainers.letters import Letters
 from trainers import data
 from trainers.api import load_config, train
@@ -124,7 +125,7 @@ class Killer(Silence):
 
 train("ppo", {dict(GAME)!r}, model={str(model)!r}, out={str(out)!r}, progress=Killer())
 """
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=alike())
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.name for path in (out / "resume").iterdir()] == ["checkpoint-2"]
     resumed = train("ppo", GAME, model=model, out=out, resume=True)

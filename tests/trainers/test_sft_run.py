@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from surgery.checkpoint import open_checkpoint
 from tests.tiny_models import save_tiny
-from tests.trainers.conftest import Materials, rows
+from tests.trainers.conftest import Materials, alike, rows
 from trainers import api
 from trainers.directory import RunDirectory
 from trainers.errors import DataError, RunError, TrainingError
@@ -154,7 +153,7 @@ def test_goes_on_after_sigkill(whole: Path, materials: Materials, tmp_path: Path
     """A process that dies without a word, some time after a state was saved, costs nothing but the time since."""
     out = tmp_path / "out"
     config = materials.config(out)
-    with subprocess.Popen([sys.executable, "-c", START, json.dumps(config)], env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:  # fmt: skip # noqa: E501
+    with subprocess.Popen([sys.executable, "-c", START, json.dumps(config)], env=alike()) as process:
         while process.poll() is None and not (out / "resume" / "checkpoint-2" / "complete").exists():
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
