@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,8 +24,9 @@ def main(model: Path, out: Path) -> None:
             out / "weights.safetensors",
         )
         (out / "figures.json").write_text(json.dumps(figures))
-    made._accelerator.end_training()
+    made._accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)  # as the command line leaves: gloo's threads may wait for a process that has ended

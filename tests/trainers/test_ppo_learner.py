@@ -215,7 +215,7 @@ def test_two_processes_learn_what_one_does(model: Path, episodes: list[Episode],
     figures = made.learn(made.judge(episodes), 1, Silence())
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.trainers.learning_process"]
     command = [sys.executable, "-m", *launch, str(model), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     found = load_file(tmp_path / "weights.safetensors")
     start = network(model).state_dict()
