@@ -45,7 +45,7 @@ def test_small_runs_of_a_real_model(smollm2: Pair, tmp_path: Path) -> None:
     scored = run(
         "eval", "general_points", sft, ppo, edited, averaged, *few, "--out", tmp_path / "r", "--engine", "vllm"
     )
-    losses = [model["scores"]["id"]["loss"]["value"] for model in scored["models"]]
+    losses = [model["scores"]["id"]["loss_per_token"]["value"] for model in scored["models"]]
     assert len(losses) == 4
     assert all(0 < loss < 1.2 for loss in losses)
 
