@@ -11,8 +11,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from evalkit.closing import Closing
 from evalkit.errors import ResultsError
+from surgery.closing import Closing
 
 ID = "id"  # the key of a line's name
 

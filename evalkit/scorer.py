@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from evalkit.closing import Closing
 from evalkit.engines import make_engine
 from evalkit.engines.base import Model
 from evalkit.errors import EngineError
@@ -22,6 +21,7 @@ from evalkit.samples import Loss, Sample
 from evalkit.store import Store
 from evalkit.summary import Scored
 from evalkit.task import Example
+from surgery.closing import Closing
 
 Kept = TypeVar("Kept", Sample, Loss)
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from surgery.closing import Closing
 from surgery.errors import CheckpointError
 from surgery.header import open_regular
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Buffer
 
     from surgery.checkpoint import Checkpoint, Shard
     from surgery.header import TensorInfo
 
 
-class Reader:
+class Reader(Closing):
     """Reads tensor bytes of one checkpoint; any number of threads may share it.
 
     A shard is opened at its first use, and then must have the size and modification time that it had when
@@ -85,14 +84,6 @@ class Reader:
             self._closed = True
             while self._descriptors:
                 os.close(self._descriptors.popitem()[1])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _open(self, file: str) -> int:
         shard = self._shards[file]

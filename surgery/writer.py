@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from blake3 import blake3
 
+from surgery.closing import Closing
 from surgery.errors import CheckpointError, OutputError, SurgeryError
 from surgery.header import TensorInfo
 from surgery.journal import Journal
@@ -45,7 +44,7 @@ class Places:
         return self.out.with_name(f".{self.out.name}.replaced-by-surgery")
 
 
-class Writer:
+class Writer(Closing):
     """The only part that writes. Everything goes into `OUT.partial`, which becomes OUT by one rename.
 
     `identity` says whose work it is; `finished` maps the tensors that an earlier, interrupted run of the same work
@@ -149,14 +148,6 @@ class Writer:
             os.close(fd)
         self._fds.clear()
         self._journal.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _claim(self, identity: Mapping[str, object], fresh: bool) -> None:
         if self._journal.identity != identity or fresh or not self.partial.exists():

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list, gather_object
 
-from evalkit.closing import Closing
 from evalkit.engines import make_engine
 from evalkit.engines.base import Engine, Model, Sampling
 from evalkit.rendering import Renderer
 from evalkit.run import Asking, seed_of
 from evalkit.samples import Sample
 from evalkit.task import Example
+from surgery.closing import Closing
 from surgery.errors import SurgeryError
 from trainers.config import Rollout
 from trainers.errors import TrainingError

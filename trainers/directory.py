@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evalkit.closing import Closing
+from surgery.closing import Closing
 from trainers.errors import RunError
 
 RUN = "run.json"

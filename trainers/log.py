@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from evalkit.closing import Closing
+from surgery.closing import Closing
 from trainers.errors import RunError
 
 STEP = "step"  # the key of a row's optimiser step, or update

@@ -54,11 +54,6 @@ class RatioStatistics:
         }
 
 
-def ratio_count(mask: torch.Tensor, ratio: Ratio) -> int:
-    """How many ratios there are in responses of this mask (B, R): B, or the number of tokens."""
-    return len(mask) if ratio == "response" else int(mask.sum())
-
-
 def policy_loss(
     new: torch.Tensor,
     old: torch.Tensor,
@@ -74,7 +69,7 @@ def policy_loss(
     (B, R) says which there are: what stands elsewhere has no influence. `advantages` (B,) are the responses'.
     With `ratio="response"` a response is one action, and r = exp(sum over its tokens of new - old); one without
     tokens has r = 1. With `token` each token has its own r = exp(new - old), and the response's advantage.
-    `count` is the `ratio_count` of the whole minibatch. Log-ratios are cut to +-`LOG_RATIO`, beyond which there is no
+    `count` is how many ratios the whole minibatch has. Log-ratios are cut to +-`LOG_RATIO`, beyond which there is no
     gradient. Schulman et al. 2017, eq. 7.
     """
     log_ratios = (new - old).masked_fill(~mask, 0.0)

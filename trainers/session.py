@@ -14,8 +14,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
-from evalkit.closing import Closing
 from evalkit.errors import first_line
+from surgery.closing import Closing
 from surgery.errors import SurgeryError
 from trainers.config import Training
 from trainers.directory import PREFIX, REPORT, RESUME, RunDirectory

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from evalkit.closing import Closing
 from evalkit.task import Conversation
+from surgery.closing import Closing
 
 Prompt = str | Conversation  # plain text, or messages for the chat template
 Finish = Literal["stop", "length", "context"]

@@ -15,12 +15,16 @@ from trainers.ppo_loss import (
     explained_variance,
     kl_penalty,
     policy_loss,
-    ratio_count,
     value_loss,
 )
 
 RATIOS: list[Ratio] = ["response", "token"]
 CLIP = 0.2
+
+
+def ratio_count(mask: torch.Tensor, ratio: Ratio) -> int:
+    """How many ratios there are in responses of this mask (B, R): B, or the number of tokens."""
+    return len(mask) if ratio == "response" else int(mask.sum())
 
 
 def exact(values: object) -> torch.Tensor:
