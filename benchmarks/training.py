@@ -82,7 +82,7 @@ def sft(checkpoint: Path, steps: int, runs: int) -> None:
 
         def run() -> float:
             learned = encode_all(opened.renderer, records, True, None, "data")
-            fine_tune(config, (BATCH, 1), network, opened.renderer, learned, {}, session, recorder, Silence())
+            fine_tune(config, (BATCH, 1), network, opened.renderer, learned, {}, recorder, Silence())
             rows = session.log.rows
             session.close()
             directory.cleanup()

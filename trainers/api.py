@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -59,20 +60,36 @@ def train(
     loaded = load_config(trainer, config, settings=settings, model=model, out=out)
     progress = progress if progress is not None and rank() == 0 else Silence()
     try:
-        from evalkit.engines.loading import quiet
+        with _installed():
+            from evalkit.engines.loading import quiet
 
-        with quiet():
-            return _run(loaded, resume, overwrite, progress)
-    except ModuleNotFoundError as error:
-        raise TrainingError(
-            f"`surgery train` needs `{error.name}`, which is not installed: pip install 'surgery[train]'"
-        ) from error
+            with quiet():
+                return _run(loaded, resume, overwrite, progress)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
             raise
         raise TrainingError(
             "the device's memory does not suffice; lower `micro_batch_size`, set `gradient_checkpointing: true`, or "
             "train on more devices (`accelerate launch`)"
+        ) from error
+
+
+def export_data(config: SftConfig | PpoConfig | GrpoConfig, out: str | Path) -> dict[str, int]:
+    """Write the data that a run would see as files of JSON lines: see `trainers.data.export`."""
+    with _installed():
+        from trainers.data import export
+
+        return export(config, Path(out))
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """One message for what comes with an extra and is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise TrainingError(
+            f"`surgery train` needs `{error.name}`, which is not installed: pip install 'surgery[train]'"
         ) from error
 
 

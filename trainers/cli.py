@@ -12,7 +12,6 @@ import click
 
 from surgery.errors import SurgeryError
 from surgery.options import json_option, name_values, print_json
-from trainers.errors import TrainingError
 from trainers.interrupts import Interruptible, Terminated
 from trainers.launched import rank, several
 
@@ -23,17 +22,6 @@ _set = click.option(
     help="Replace a value of the configuration: seed=1, optimizer.learning_rate=1e-5.",
 )  # fmt: skip
 _model = click.option("--model", help="The checkpoint to begin with, in place of the configuration's.")
-
-
-@contextmanager
-def _installed() -> Iterator[None]:
-    """One message for what comes with an extra and is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise TrainingError(
-            f"`surgery train` needs `{error.name}`, which is not installed: pip install 'surgery[train]'"
-        ) from error
 
 
 @contextmanager
@@ -90,7 +78,7 @@ def _trainer(name: str, summary: str) -> None:
     ) -> None:
         if resume and overwrite:
             raise click.UsageError("`--resume` goes on, `--overwrite` begins anew; give one of them")
-        with _installed(), _interruptible():
+        with _interruptible():
             from trainers import api
             from trainers.console import print_report
             from trainers.progress_bar import TrainingBar
@@ -124,12 +112,9 @@ _trainer("grpo", "Learn from grades: GRPO, relative to other answers to the same
 @json_option
 def data(trainer: str, config: str, out: Path, settings: dict[str, str], as_json: bool) -> None:
     """Write the data of a run as files of JSON lines: what is learned, and what is held out."""
-    with _installed():
-        from trainers import api
-        from trainers.data import export
+    from trainers import api
 
-        loaded = api.load_config(trainer, config, settings=settings, model="", out="")
-        written = export(loaded, out)
+    written = api.export_data(api.load_config(trainer, config, settings=settings, model="", out=""), out)
     if as_json:
         print_json({"out": str(out), "records": written})
         return

@@ -68,8 +68,8 @@ def held_out_records(config: SftConfig) -> dict[str, list[Record]]:
     return {name: [record for record, _ in sourced] for name, sourced in _held_out(config).items()}
 
 
-def accuracy_problems(config: SftConfig) -> dict[str, tuple[Task, list[Example]]]:
-    """The tasks among the held-out data, with the problems that `config.accuracy` is measured on; none are learned.
+def accuracy_problems(config: SftConfig, learned: Iterable[Record]) -> dict[str, tuple[Task, list[Example]]]:
+    """The tasks among the held-out data, with the problems that `config.accuracy` is measured on; none are `learned`.
 
     Raises TaskError and DataError.
     """
@@ -80,7 +80,7 @@ def accuracy_problems(config: SftConfig) -> dict[str, tuple[Task, list[Example]]
         if data.task is not None:
             drawn = _draw(data, VALIDATION, config.accuracy.n, config.seed, "accuracy")
             found[name] = drawn.task, list(drawn.examples)
-    check_apart(training_records(config.data, config.seed), {name: examples for name, (_, examples) in found.items()})
+    check_apart(learned, {name: examples for name, (_, examples) in found.items()})
     return found
 
 

@@ -35,10 +35,10 @@ class Opened:
         check_trackers(config)
         self.trainer: TrainerName = trainer
         self.config = config
-        self.parent: Parent = open_parent(config.model)
+        state = PartialState(cpu=on_cpu(config.device), timeout=PATIENCE)
+        self.processes: int = state.num_processes
+        self.parent: Parent = open_parent(config.model, state)
         self.chat_template = _template(config)
-        # Before the run's directory is made, so that a batch that they cannot share out leaves none.
-        self.processes = PartialState(cpu=on_cpu(config.device), timeout=PATIENCE).num_processes
         self.renderer = Renderer(self.parent.model, self.chat_template)
         out, model = Path(config.out).resolve(), self.parent.checkpoint.root.resolve()
         if out == model or model in out.parents:

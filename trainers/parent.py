@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
 from evalkit.digest import checkpoint_digest
 from evalkit.engines.base import Model
 from evalkit.errors import EngineError
@@ -41,8 +44,8 @@ class Parent:
         }
 
 
-def open_parent(source: str) -> Parent:
-    """Open the checkpoint of a directory or hub id.
+def open_parent(source: str, processes: PartialState | None = None) -> Parent:
+    """Open the checkpoint of a directory or hub id; of several processes one reads all of it, for its digest.
 
     Raises CheckpointError, and TrainingError where it cannot be trained.
     """
@@ -55,7 +58,11 @@ def open_parent(source: str) -> Parent:
     if "quantization_config" in checkpoint.config or strange:
         what = f"tensors of dtype {', '.join(strange)}" if strange else "a `quantization_config`"
         raise TrainingError(f"`{source}` is quantised: it has {what}; give the checkpoint in bfloat16 or float32")
-    return Parent(checkpoint, checkpoint_digest(checkpoint))
+    if processes is None or processes.num_processes == 1:
+        return Parent(checkpoint, checkpoint_digest(checkpoint))
+    digest = [checkpoint_digest(checkpoint) if processes.is_main_process else ""]
+    broadcast_object_list(digest)
+    return Parent(checkpoint, digest[0])
 
 
 def load_network(parent: Parent, config: Training) -> Any:

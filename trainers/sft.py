@@ -39,7 +39,6 @@ def fine_tune(
     renderer: Renderer,
     learned: Sequence[Encoded],
     held_out: Mapping[str, Sequence[Encoded]],
-    session: Session,
     recorder: Recorder,
     progress: Progress,
     accuracy: Measure | None = None,
@@ -49,6 +48,7 @@ def fine_tune(
     `batch` is as of `trainers.batches.accumulation`. Losses go to the recorder's log and checkpoints to its directory.
     Raises TrainingError and RunError.
     """
+    session = recorder.session
     arguments = _arguments(config, network, batch, len(learned), session)
     trainer = _Trainer(
         model=network,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evalkit.engines.base import Sampling
@@ -17,6 +17,7 @@ from trainers.measure import Problems
 from trainers.opening import Opened
 from trainers.parent import check_vocabulary, load_network
 from trainers.progress import Progress
+from trainers.records import Record
 from trainers.report import Report
 from trainers.sequences import Encoded, encode_all
 
@@ -35,7 +36,7 @@ def run_sft(config: SftConfig, resume: bool, overwrite: bool, progress: Progress
     records = data.training_records(config.data, config.seed)
     held_out_records = data.held_out_records(config)
     data.check_apart(records, held_out_records)
-    problems = _problems(config)
+    problems = _problems(config, records)
     learned = encode_all(opened.renderer, records, config.chat, config.max_length, "data")
     held_out = {
         name: encode_all(opened.renderer, found, config.chat, config.max_length, f"held_out.{name}")
@@ -68,7 +69,6 @@ def run_sft(config: SftConfig, resume: bool, overwrite: bool, progress: Progress
             opened.renderer,
             learned,
             held_out,
-            session,
             recorder,
             progress,
             accuracy if problems else None,
@@ -77,13 +77,13 @@ def run_sft(config: SftConfig, resume: bool, overwrite: bool, progress: Progress
         return recorder.finish(steps, note, config.data.task)
 
 
-def _problems(config: SftConfig) -> dict[str, Problems]:
+def _problems(config: SftConfig, learned: Sequence[Record]) -> dict[str, Problems]:
     """The problems of the held-out data that are a task's; none where accuracy is not wanted."""
     wanted: Accuracy | None = config.accuracy
     if wanted is None:
         return {}
     found = {}
-    for name, (task, examples) in data.accuracy_problems(config).items():
+    for name, (task, examples) in data.accuracy_problems(config, learned).items():
         sampling = Sampling(wanted.temperature, wanted.max_tokens or task.max_tokens)
         found[name] = Problems(Asking(task, {}, config.chat), examples, sampling, wanted.attempts, config.seed)
     if not found:

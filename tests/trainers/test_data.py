@@ -152,16 +152,18 @@ def test_accuracy_is_measured_on_held_out_problems(tmp_path: Path, sums: Callabl
     """On those of the held-out data that are a task's, from the same seed; never on what is learned."""
     path = write(tmp_path / "data.jsonl", *pairs(1, 2, 3))
     config = sft({**HANDS, "n": 9}, seed=2, held_out={"n": 5, "ood": {"file": path}}, accuracy={"n": 7})
-    assert {name: (task.name, len(found)) for name, (task, found) in accuracy_problems(config).items()} == {
+    learned = training_records(config.data, config.seed)
+    found = accuracy_problems(config, learned)
+    assert {name: (task.name, len(examples)) for name, (task, examples) in found.items()} == {
         "id": ("general_points", 7)
     }
-    examples = accuracy_problems(config)["id"][1]
+    examples = found["id"][1]
     assert [e.key for e in examples[:5]] == [record.key for record in held_out_records(config)["id"]]
-    assert accuracy_problems(sft(HANDS)) == {}
-    task = {"task": "jsonl", "parameters": {"id": sums("id", range(9)), "ood": sums("ood", range(8, 12))}}
-    config = sft(task, held_out={"ood": {**task, "split": "ood"}}, accuracy={"n": 4})
+    assert accuracy_problems(sft(HANDS), learned) == {}
+    own = {"task": "jsonl", "parameters": {"id": sums("id", range(9)), "ood": sums("ood", range(8, 12))}}
+    config = sft(own, held_out={"ood": {**own, "split": "ood"}}, accuracy={"n": 4})
     with pytest.raises(DataError, match=r"held_out.ood: 1 of 4 \(such as the key `8 \+ 8 =`\) are among the training"):
-        accuracy_problems(config)
+        accuracy_problems(config, training_records(config.data, config.seed))
 
 
 def test_a_task_of_files_is_taken_whole(sums: Callable[..., str]) -> None:
