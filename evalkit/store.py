@@ -11,11 +11,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from evalkit.engines.base import Model
 from evalkit.errors import ResultsError
 from evalkit.journal import Journal
 from evalkit.settings import Settings
+from surgery.whole_file import as_json, write_whole
 
 DIGESTS = "digests.json"
 _FILE = {"answers": "samples.jsonl", "losses": "losses.jsonl", "requests": "requests.jsonl"}
@@ -59,12 +57,8 @@ def label(name: str) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file at once, or not at all. Raises ResultsError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
-        temporary.replace(path)
+        write_whole(path, as_json(content))
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise ResultsError(f"cannot write `{path}`: {error.strerror}; choose another `--out`, or make room") from error

@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 
 from evalkit.errors import first_line
 from surgery.companions import companions
+from surgery.whole_file import as_json, write_whole
 from trainers.card import CARD_FILE, make_card
 from trainers.config import Training
-from trainers.directory import RunDirectory, write_json
+from trainers.directory import RunDirectory
 from trainers.errors import RunError, TrainingError
 from trainers.parent import Parent
 
@@ -56,7 +57,7 @@ class Saver:
         self.write(partial, network, weights, f"step {step}")
         try:
             (partial / CARD_FILE).write_text(make_card(self.parent, self.trainer, self.config, step), "utf-8")
-            write_json(partial / MANIFEST, self._manifest(partial, step, figures))
+            write_whole(partial / MANIFEST, as_json(self._manifest(partial, step, figures)))
             shutil.rmtree(place, ignore_errors=True)
             partial.replace(place)
         except OSError as error:

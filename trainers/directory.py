@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.closing import Closing
+from surgery.whole_file import as_json, write_whole
 from trainers.errors import RunError
 
 RUN = "run.json"
@@ -101,7 +102,7 @@ class RunDirectory(Closing):
     def finish(self, report: Mapping[str, Any]) -> None:
         """Write the report, and drop the state, which nobody needs any more."""
         try:
-            write_json(self.path / REPORT, report)
+            write_whole(self.path / REPORT, as_json(report))
             shutil.rmtree(self.path / RESUME, ignore_errors=True)
         except OSError as error:
             raise _unwritable(self.path, error) from error
@@ -158,29 +159,13 @@ class RunDirectory(Closing):
 
     def _write(self, identity: Mapping[str, Any]) -> None:
         """Write into the lock itself, which is not to be replaced."""
-        content = _json(identity).encode()
+        content = as_json(identity)
         try:
             while content:
                 content = content[os.write(self._fd, content) :]
         except OSError:
             (self.path / RUN).unlink()
             raise
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file at once, or not at all. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(_json(content), "utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace").decode()  # a path may hold bytes that are no UTF-8
 
 
 def _check_ours(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.closing import Closing
+from surgery.whole_file import write_whole
 from trainers.errors import RunError
 
 STEP = "step"  # the key of a row's optimiser step, or update
@@ -71,9 +72,7 @@ class Log(Closing):
                 kept.append(line)
                 self._rows.append(row)
         if (sound := b"".join(kept)) != content:
-            temporary = self.path.with_name(f".{self.path.name}.partial")
-            temporary.write_bytes(sound)
-            temporary.replace(self.path)
+            write_whole(self.path, sound)
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.whole_file import write_whole
 from trainers.errors import RunError, TrainingError
 from trainers.report import Row, series
 
@@ -283,10 +284,9 @@ def _save(figure: Figure, out: Path, name: str) -> tuple[Path, ...]:
     for kind in FORMATS:
         content = io.BytesIO()
         figure.savefig(content, format=kind, metadata=_UNDATED[kind])
-        path, temporary = out / f"{name}.{kind}", out / f".{name}.{kind}.partial"
+        path = out / f"{name}.{kind}"
         try:
-            temporary.write_bytes(content.getvalue())
-            temporary.replace(path)
+            write_whole(path, content.getvalue())
         except OSError as error:
             raise RunError(
                 f"cannot write the figure `{path}`: {error.strerror or error}; make room, and run the same command "

@@ -13,9 +13,10 @@ import torch
 
 from evalkit.samples import Sample
 from evalkit.stats import Estimate, proportion
+from surgery.whole_file import as_json, write_whole
 from trainers.checkpoints import Saver
 from trainers.config import Training
-from trainers.directory import FINAL, INTER_SFT, write_json
+from trainers.directory import FINAL, INTER_SFT
 from trainers.errors import RunError
 from trainers.plots import plot_losses, plot_updates
 from trainers.report import CheckpointRow, Report, Row, best_step, mean_since, series
@@ -81,7 +82,8 @@ class Recorder:
         if self._config.keep == "best":
             self._drop()
         try:
-            write_json(self.session.directory.path / ROWS, {"checkpoints": [row.json() for row in self._rows]})
+            table = as_json({"checkpoints": [row.json() for row in self._rows]})
+            write_whole(self.session.directory.path / ROWS, table)
         except OSError as error:
             raise RunError(f"cannot write to `{self.session.directory.path}`: {error.strerror}; make room") from error
 

@@ -232,7 +232,8 @@ def test_two_processes(config: Path, materials: Materials, tmp_path: Path) -> No
     """Two processes are one run: one directory, one report, the weights and figures of one up to rounding."""
     from safetensors.torch import load_file
 
-    words = ["train", "sft", config, "--model", materials.model, "--set", "data.n=16", "--set", "optimizer.eps=1e-4"]
+    words = ["train", "sft", config, "--model", materials.model, "--set", "device=auto"]
+    words += ["--set", "data.n=16", "--set", "optimizer.eps=1e-4"]
     done = launched([*words, "--out", "two", "--json"], tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

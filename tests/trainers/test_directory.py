@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from trainers.directory import COMPLETE, RESUME, RUN, RunDirectory, write_json
+from trainers.directory import COMPLETE, RESUME, RUN, RunDirectory
 from trainers.errors import RunError
 
 IDENTITY: dict[str, Any] = {
@@ -313,18 +313,10 @@ def test_full_disk_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     begin(tmp_path)
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that does not fit leaves the older one, and nothing beside it; any path can be written down."""
-    path = tmp_path / "report.json"
-    write_json(path, {"out": "runs/\udcff"})
-    assert json.loads(path.read_bytes()) == {"out": "runs/\udcff"}
-    before = path.read_bytes()
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_json(path, {"out": "x" * 1000})
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose report does not fit is not finished."""
     directory = begin(tmp_path / "out")
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RunError, match="No space left"):
         directory.finish({})
     assert not directory.finished
