@@ -20,13 +20,14 @@ from typing import Any
 
 from surgery.closing import Closing
 from surgery.whole_file import as_json, write_whole
+from surgery.wording import quoted
 from trainers.errors import RunError
 
 RUN = "run.json"
 REPORT = "report.json"
 LOG = "log.jsonl"
 RESUME = "resume"
-COMPLETE = "complete"  # a file in a state that was written to its end
+COMPLETE = "complete"  # in a state that was written to its end, its files and their sizes
 PREFIX = "checkpoint-"
 FINAL, INTER_SFT = "final", "inter-sft"  # links to checkpoints
 _KEYS = {"trainer", "config", "parent", "data", "versions"}  # of run.json
@@ -66,6 +67,21 @@ class RunDirectory(Closing):
         """The step of the newest state that was written to its end, or None."""
         return max(_steps(self.path / RESUME, COMPLETE), default=None)
 
+    def check_state(self, step: int) -> None:
+        """Raise RunError where a file of a state is gone or cut short; transformers does without some, and says nothing."""
+        state = self.path / RESUME / f"{PREFIX}{step}"
+        try:
+            found = _sizes(state)
+            written = json.loads((state / COMPLETE).read_bytes())
+        except (OSError, ValueError):
+            found, written = {}, {COMPLETE: None}
+        wrong = sorted(name for name, size in written.items() if found.get(name) != size)
+        if wrong:
+            raise RunError(
+                f"the state `{state}` is damaged: {quoted(wrong)} missing or of another size than was written; begin "
+                "anew with `--overwrite`"
+            )
+
     def steps(self, file: str) -> list[int]:
         """The steps of the checkpoints that hold a file of this name."""
         return _steps(self.path, file)
@@ -74,7 +90,7 @@ class RunDirectory(Closing):
         """Say that the state after a step is whole, and drop the older ones."""
         state = self.path / RESUME / f"{PREFIX}{step}"
         try:
-            (state / COMPLETE).touch()
+            write_whole(state / COMPLETE, as_json(_sizes(state)))
             for path in (self.path / RESUME).glob(f"{PREFIX}*"):
                 if path != state:
                     shutil.rmtree(path)
@@ -215,6 +231,11 @@ def _read(file: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise RunError(f"`{file}` is damaged; begin anew with another `--out`, or remove the directory") from error
     return content if isinstance(content, dict) or content is None else {}
+
+
+def _sizes(state: Path) -> dict[str, int]:
+    files = (path for path in state.rglob("*") if path.is_file() and path.name != COMPLETE)
+    return {path.relative_to(state).as_posix(): path.stat().st_size for path in files}
 
 
 def _steps(directory: Path, file: str) -> list[int]:

@@ -47,6 +47,8 @@ class Session(Closing):
                 whole = {**identity, "processes": self.processes.num_processes}
                 self._directory = RunDirectory(self._out, whole, resume, overwrite)
                 step = self._directory.latest_state()
+                if step is not None and not self._directory.finished:
+                    self._directory.check_state(step)
                 if not self._directory.finished:
                     self._log = Log(self._directory.log, resume_at=-1 if step is None else step)
                 found = [None, step, self._directory.finished]
@@ -88,7 +90,7 @@ class Session(Closing):
                 f"cannot save the state of training after step {step} in `{self.state(step)}` ({first_line(error)}); "
                 "make room and go on with `--resume`"
             ) from error
-        self.seal(step)
+        self._seal(step)
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -102,7 +104,7 @@ class Session(Closing):
             found = f"the state `{self.state(self.step)}` cannot be read ({first_line(error)})"
             raise RunError(f"{found}; begin anew with `--overwrite`") from error
 
-    def seal(self, step: int) -> None:
+    def _seal(self, step: int) -> None:
         """Say that every process has written its part of the state after a step; older ones go."""
         self.processes.wait_for_everyone()
         if self.main:

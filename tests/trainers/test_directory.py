@@ -46,7 +46,7 @@ def state(out: Path, step: int, complete: bool = True) -> Path:
     directory.mkdir(parents=True)
     (directory / "optimizer.pt").write_bytes(b"x")
     if complete:
-        (directory / COMPLETE).touch()
+        (directory / COMPLETE).write_text('{"optimizer.pt": 1}')
     return directory
 
 

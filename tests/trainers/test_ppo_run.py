@@ -22,9 +22,10 @@ from tests.trainers.letters import Letters
 from trainers import data
 from trainers.api import load_config, train
 from trainers.config import PpoConfig
-from trainers.errors import ConfigError, TrainingError
+from trainers.errors import ConfigError, RunError, TrainingError
 from trainers.order import Order
 from trainers.ppo_learner import Learner, Turns
+from trainers.progress import Silence
 from trainers.report import Report
 from trainers.rollout import Episode
 
@@ -179,6 +180,47 @@ def test_a_gradient_that_is_not_finite_names_the_last_good_checkpoint(
     monkeypatch.undo()
     report = train("ppo", GAME, model=model, out=tmp_path / "out", resume=True)
     assert [row.step for row in report.checkpoints] == [1, 2, 3]
+
+
+class Stop(KeyboardInterrupt):
+    """Ends a run in this process."""
+
+
+class Stopping(Silence):
+    """Ends the run while it learns for the second time; a state lies there then."""
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:  # noqa: ARG002
+        if name == "update 2 of 3: learning":
+            raise Stop
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "overwritten"])
+def test_a_damaged_state_is_one_message(model: Path, tmp_path: Path, file: str, damage: str) -> None:
+    """It names the state, and what to do."""
+    out = tmp_path / "out"
+    with pytest.raises(Stop):
+        train("ppo", GAME, model=model, out=out, progress=Stopping())
+    path = out / "resume" / "checkpoint-1" / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else bytes(len(content)))
+    what = "cannot be read" if damage == "overwritten" else f"is damaged: `{file}` missing"
+    with pytest.raises(RunError, match=rf"the state `.*/resume/checkpoint-1` {what} .*`--overwrite`"):
+        train("ppo", GAME, model=model, out=out, resume=True)
+
+
+def test_trackers_get_the_figures(model: Path, tmp_path: Path) -> None:
+    """Those of every update, in the run's directory."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train("ppo", {**GAME, "updates": 1, "report_to": ["tensorboard"]}, model=model, out=tmp_path / "out")
+    (events,) = (tmp_path / "out").rglob("events.out.tfevents.*")
+    found = EventAccumulator(str(events))
+    found.Reload()
+    assert {"reward", "kl", "value_loss", "id_success"} <= set(found.Tags()["scalars"])
+    assert [event.step for event in found.Scalars("reward")] == [1]
 
 
 def test_what_is_played_is_not_measured(model: Path) -> None:

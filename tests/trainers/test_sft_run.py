@@ -23,6 +23,7 @@ from tests.trainers.conftest import Materials, alike, rows
 from trainers import api
 from trainers.directory import RunDirectory
 from trainers.errors import DataError, RunError, TrainingError
+from trainers.progress import Silence
 from trainers.report import Report
 
 
@@ -287,6 +288,34 @@ def test_nothing_begins_with_faults(materials: Materials, tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class Stopping(Silence):
+    """Ends the run at its third step; the state after the second lies there then."""
+
+    steps = 0
+
+    def step(self, metrics: Mapping[str, float]) -> None:  # noqa: ARG002
+        self.steps += 1
+        if self.steps == 3:
+            raise Killed
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "overwritten"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"])
+def test_a_damaged_state_is_one_message(materials: Materials, tmp_path: Path, file: str, damage: str) -> None:
+    """It names the state, and what to do."""
+    config = materials.config(tmp_path / "out")
+    with pytest.raises(Killed):
+        api.train("sft", config, progress=Stopping())
+    path = tmp_path / "out" / "resume" / "checkpoint-2" / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else bytes(len(content)))
+    what = "cannot be read" if damage == "overwritten" else f"is damaged: `{file}` missing"
+    with pytest.raises(RunError, match=rf"the state `.*/resume/checkpoint-2` {what} .*`--overwrite`"):
+        api.train("sft", config, resume=True)
+
+
 def test_tensorboard(materials: Materials, tmp_path: Path) -> None:
     """The figures of the log are in TensorBoard's events, too."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
