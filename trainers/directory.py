@@ -68,7 +68,7 @@ class RunDirectory(Closing):
         return max(_steps(self.path / RESUME, COMPLETE), default=None)
 
     def check_state(self, step: int) -> None:
-        """Raise RunError where a file of a state is gone or cut short; transformers would do without some in silence."""
+        """Raise RunError where a file of a state is gone or cut short: transformers would do without some, silently."""
         state = self.path / RESUME / f"{PREFIX}{step}"
         try:
             found = _sizes(state)
