@@ -21,6 +21,7 @@ from torch import Tensor
 
 from surgery.ops import RestoreDirections
 from surgery.spectral.cost import padded
+from surgery.spectral.decomposer import Decomposer
 from surgery.spectral.gram import gram
 
 THREADS = 2
@@ -113,7 +114,7 @@ def main() -> None:
         scale = count / len(jobs)
         times = {"plain": count * seconds(plain, [(W, b, h)], 1)}
         for edit, op in ops.items():
-            times[edit] = scale * seconds(lambda W, b, op=op: op.apply(W, {"base": b}), jobs, THREADS)
+            times[edit] = scale * seconds(lambda W, b, op=op: op.apply(W, {"base": b}, Decomposer()), jobs, THREADS)
         times["products"] = scale * seconds(products, [(*job, h) for job in jobs], THREADS)
         report(f"{name} {shape[0]}x{shape[1]}", times)
         total = {key: total.get(key, 0.0) + value for key, value in times.items()}

@@ -1,10 +1,10 @@
 """Edit fine-tuned language models by operating on their weights.
 
-The verbs of the command line, for Python: `apply`, `inspect`, `plan`, `recipes`, `schema`, `verify`.
+The verbs of the command line, for Python: `apply`, `diff`, `inspect`, `plan`, `recipes`, `schema`, `verify`.
 """
 
 import surgery.plan  # first, since importing it later would put the module in the place of the function
-from surgery.api import apply, inspect, plan, recipes, schema, verify
+from surgery.api import apply, diff, inspect, plan, recipes, schema, verify
 from surgery.errors import (
     CheckpointError,
     NumericalError,
@@ -24,6 +24,7 @@ __all__ = [
     "SurgeryError",
     "VerifyError",
     "apply",
+    "diff",
     "inspect",
     "plan",
     "recipes",

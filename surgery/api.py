@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 # torch, pydantic and the rest are imported when a verb is called: `import surgery` and `surgery --help` stay quick.
 if TYPE_CHECKING:
+    from surgery.analysis.comparison import Comparison
+    from surgery.analysis.run import Progress as DiffProgress
     from surgery.checkpoint import Checkpoint
     from surgery.executor import Progress
     from surgery.manifest import Verified
@@ -56,6 +58,7 @@ def apply(
     workers: int | None = None,
     memory: int | None = None,
     device: str = "cpu",
+    cache: bool = True,
     overwrite: bool = False,
     fresh: bool = False,
     durable: bool = False,
@@ -65,6 +68,7 @@ def apply(
 
     workers: tensors made at a time, each with one thread of arithmetic; default: the processors. No effect on bytes.
     memory: bound of the process's resident memory in bytes. device: a torch device for the arithmetic.
+    cache: keep decompositions for other runs, and use those that others kept; no effect on bytes.
     overwrite: replace an existing `out` once the new one is complete. fresh: drop what an interrupted run left.
     durable: wait until the disk has everything (against power failures; kills need no waiting).
     progress: told of the plan, and of each tensor as it is finished.
@@ -73,26 +77,37 @@ def apply(
     """
     from surgery.descriptors import reserve_descriptors
     from surgery.manifest import identity, is_made_by
-    from surgery.writer import Places, Writer, check_output, settled, writing
+    from surgery.unfinished import Places, check_output, settled, writing
+    from surgery.writer import CHECKPOINT, Writer
 
     with writing(Path(out)):
         places = Places(Path(os.path.abspath(out)))  # noqa: PTH100 - a link at OUT is refused, not followed
     made = plan(recipe, models, settings=settings)
-    work = identity(made, device)
+    work = identity(made.hash, made.inputs, device)
     if settled(places, work, lambda: is_made_by(places.out, made)):
         return Applied(Path(out), made, resumed=len(made.tensors))
-    check_output(places, made, overwrite=overwrite)
+    check_output(places, CHECKPOINT, made.inputs, overwrite=overwrite)
     if memory is not None:
         made.check_memory(memory)
 
     from surgery.card import CARD_FILE, make_card
-    from surgery.executor import check_device, execute
+    from surgery.crew import check_device
+    from surgery.decompositions import open_decompositions
+    from surgery.executor import execute
     from surgery.manifest import make_manifest
 
     check_device(device)
-    reserve_descriptors(made)
+    reserve_descriptors(made.inputs.values(), len(made.files))
     with Writer(places, made, work, overwrite=overwrite, fresh=fresh, durable=durable) as writer:
-        done = execute(made, writer, workers=_workers(workers), memory=memory, device=device, progress=progress)
+        done = execute(
+            made,
+            writer,
+            workers=_workers(workers),
+            memory=memory,
+            device=device,
+            decomposer=open_decompositions(cache),
+            progress=progress,
+        )
         files = {companion.name: companion.read() for companion in made.companions}
         if made.index is not None:
             files[made.index_name] = made.index
@@ -106,6 +121,53 @@ def verify(out: str | Path, *, workers: int | None = None) -> Verified:
     from surgery import manifest
 
     return manifest.verify(Path(out), _workers(workers))
+
+
+def diff(
+    base: Model,
+    tuned: Model,
+    third: Model | None = None,
+    out: str | Path | None = None,
+    *,
+    ranks: Sequence[int | str] = (),
+    layers: str | None = None,
+    tensors: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    quick: bool = False,
+    workers: int | None = None,
+    memory: int | None = None,
+    device: str = "cpu",
+    cache: bool = True,
+    overwrite: bool = False,
+    fresh: bool = False,
+    progress: DiffProgress | None = None,
+) -> Comparison:
+    """Compare two or three checkpoints spectrally, matrix by matrix; `third` may be an RL checkpoint on top of `tuned`.
+
+    The result has data frames, `matrices`, `gauge` and `embeddings`, and the spectra. With `out` it is also written
+    there, with figures and `report.html`; run again after an interruption it goes on where it was, and a finished
+    comparison is only read.
+
+    ranks: of the leading subspaces that are compared, such as `768` or `20%`, the main one first. layers, tensors,
+    exclude: as in a recipe's `select`; default: every matrix. quick: only the leading triplets of the largest rank.
+    workers, memory, device, cache, overwrite, fresh: as for `apply`. Needs `surgery[diff]`. Raises any SurgeryError,
+    ValueError for ranks or layers that cannot be read.
+    """
+    from surgery.analysis.diff import Resources, compare, compare_into, make_matching
+    from surgery.layers import LayerRange
+    from surgery.quantity import Quantity
+    from surgery.select import Select
+
+    select = None
+    if layers is not None or tensors or exclude:
+        within = None if layers is None else LayerRange.parse(layers)
+        select = Select(layers=within, tensors=tuple(tensors), exclude=tuple(exclude))
+    models = [base, tuned] if third is None else [base, tuned, third]
+    matching = make_matching(models, ranks=[Quantity.parse(rank) for rank in ranks], select=select, quick=quick)
+    resources = Resources(_workers(workers), memory, device, cache)
+    if out is None:
+        return compare(matching, resources, progress)
+    return compare_into(Path(out), matching, resources, overwrite=overwrite, fresh=fresh, progress=progress)
 
 
 def inspect(model: Model) -> Checkpoint:

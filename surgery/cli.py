@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from surgery.errors import SurgeryError
-from surgery.options import json_option, name_values, print_json
+from surgery.options import (
+    cache_option,
+    device_option,
+    json_option,
+    memory_option,
+    name_values,
+    print_json,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from surgery.plan import Plan
@@ -37,28 +45,10 @@ class _Commands(click.Group):
         return found
 
 
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from surgery.size import parse_size
-
-        try:
-            return value if isinstance(value, int) else parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 _set = click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", callback=name_values,
     help="Give a parameter of the recipe a value, or a key of its output: head=40%, output.dtype=float16.",
 )  # fmt: skip
-_workers = click.option(
-    "--workers",
-    type=click.IntRange(1, 1024),
-    help="Tensors at a time. Default: the processors. Same bytes for any.",
-)
-_memory = click.option("--memory", type=_Size(), metavar="SIZE", help="Bound the process's memory: 2GB, 500MiB.")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,9 +66,10 @@ def cli() -> None:
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.argument("out", type=click.Path(path_type=Path))
 @_set
-@_workers
-@_memory
-@click.option("--device", default="cpu", show_default=True, help="Where the arithmetic runs: cpu, cuda, cuda:1.")
+@workers_option
+@memory_option
+@device_option
+@cache_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing OUT, once the new one is complete.")
 @click.option("--fresh", is_flag=True, help="Drop what an interrupted run left, and start over.")
 @click.option("--durable", is_flag=True, help="Wait until the disk holds everything (against power failures).")
@@ -91,6 +82,7 @@ def apply(
     workers: int | None,
     memory: int | None,
     device: str,
+    cache: bool,
     overwrite: bool,
     fresh: bool,
     durable: bool,
@@ -107,7 +99,7 @@ def apply(
         with ApplyProgress() as progress:
             applied = api.apply(
                 recipe, models, out, settings=settings, workers=workers, memory=memory, device=device,
-                overwrite=overwrite, fresh=fresh, durable=durable, progress=progress,
+                cache=cache, overwrite=overwrite, fresh=fresh, durable=durable, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         click.echo("what is finished is kept: run the same command again to go on", err=True)
@@ -122,8 +114,8 @@ def apply(
 @click.argument("recipe")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @_set
-@_workers
-@_memory
+@workers_option
+@memory_option
 @json_option
 def plan(
     recipe: str,
@@ -149,7 +141,7 @@ def plan(
 
 @cli.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@_workers
+@workers_option
 @json_option
 def verify(out: Path, workers: int | None, as_json: bool) -> None:
     """Read OUT again and compare every tensor and file with its manifest."""

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 
 import torch
 from blake3 import blake3
 
+from surgery.crew import Stopped
 from surgery.dtypes import DType
 from surgery.errors import NumericalError
 from surgery.header import TensorInfo
+from surgery.operand import Operand, as_bytes
 from surgery.ops.base import Op
-from surgery.plan import PIECE_ELEMENTS, Plan, Source, TensorPlan
+from surgery.plan import PIECE_ELEMENTS, Plan, TensorPlan
 from surgery.reader import Reader
+from surgery.spectral.decomposer import Decomposer
+from surgery.spectral.triplets import Triplets
 from surgery.writer import Writer
 
 # What x . x may be for every element to fit into a dtype, and for the product itself to be finite in float32.
 _SAFE_SQUARES = {"F16": 4e9, "BF16": 1e38, "F32": 1e38, "F64": 1e38}
-
-
-class Stopped(Exception):
-    """Another worker failed, or the user interrupted: the tensor at hand is left unfinished."""
 
 
 def make_tensor(
@@ -31,6 +31,7 @@ def make_tensor(
     writer: Writer,
     device: torch.device,
     stopping: Callable[[], bool],
+    decomposer: Decomposer,
 ) -> str:
     """Make a tensor in its place in the output and return its BLAKE3 digest.
 
@@ -43,39 +44,22 @@ def make_tensor(
         info = tensor.base.info
         writer.copy(slot, readers[tensor.base.role].fd(info.file), info.start)
         return writer.digest(slot)
-    operands = [_Operand(source, readers[source.role], tensor, device) for source in tensor.inputs]
+    elements = prod(tensor.piece_shape)
+    double = any(source.info.dtype.name == "F64" for source in tensor.inputs)
+    operands = [Operand(source.info, readers[source.role], elements, device, double=double) for source in tensor.inputs]
     ops = plan.ops(tensor)
     hasher = blake3()
     offset = 0
     for first, shape in _pieces(tensor):
         if stopping():
             raise Stopped
-        result = _apply(tensor, ops, [operand.load(first, shape) for operand in operands])
+        result = _apply(tensor, ops, [operand.load(first, shape) for operand in operands], decomposer)
         stored = _stored(result, slot, tensor)
         writer.write(slot, offset, stored)
         hasher.update(stored)
         offset += stored.nbytes
         del result, stored  # the next piece then takes the same memory, while it is in the cache
     return hasher.hexdigest()
-
-
-class _Operand:
-    """One input of a tensor, and the two buffers through which all its pieces pass: as stored, and as computed with."""
-
-    def __init__(self, source: Source, reader: Reader, tensor: TensorPlan, device: torch.device) -> None:
-        self._source = source
-        self._reader = reader
-        elements = prod(tensor.piece_shape)
-        double = any(other.info.dtype.name == "F64" for other in tensor.inputs)
-        self._stored = torch.empty(elements, dtype=source.info.dtype.torch)
-        self._working = torch.empty(elements, dtype=torch.float64 if double else torch.float32, device=device)
-
-    def load(self, first: int, shape: tuple[int, ...]) -> torch.Tensor:
-        """The piece that begins at element `first`; valid until the next one is loaded."""
-        stored = self._stored[: prod(shape)]
-        working = self._working[: prod(shape)]
-        self._reader.read_into(self._source.info, _bytes(stored), first * stored.element_size())
-        return working.copy_(stored).view(shape)
 
 
 def _pieces(tensor: TensorPlan) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -90,15 +74,36 @@ def _pieces(tensor: TensorPlan) -> Iterator[tuple[int, tuple[int, ...]]]:
             yield first, (min(PIECE_ELEMENTS, total - first),)
 
 
-def _apply(tensor: TensorPlan, ops: tuple[Op, ...], pieces: list[torch.Tensor]) -> torch.Tensor:
+class _OfInputs(Decomposer):
+    """Asks `decomposer` for decompositions of the inputs; computes those of what a step made of them.
+
+    An input will be met again, by another edit or a comparison; an intermediate result hardly ever.
+    """
+
+    def __init__(self, decomposer: Decomposer, inputs: Sequence[torch.Tensor]) -> None:
+        self._decomposer = decomposer
+        self._inputs = inputs
+
+    def triplets(self, W: torch.Tensor, head: int, tail: int = 0) -> Triplets:
+        return self._for(W).triplets(W, head, tail)
+
+    def values(self, W: torch.Tensor) -> torch.Tensor:
+        return self._for(W).values(W)
+
+    def _for(self, W: torch.Tensor) -> Decomposer:
+        return self._decomposer if any(W is known for known in self._inputs) else Decomposer()
+
+
+def _apply(tensor: TensorPlan, ops: tuple[Op, ...], pieces: list[torch.Tensor], decomposer: Decomposer) -> torch.Tensor:
     """The steps, in order. A first step that ignores the running tensor is given another of the same kind."""
     sources = {source.role: piece for source, piece in zip(tensor.inputs, pieces, strict=True)}
     running = pieces[0]
     if tensor.base is not None:
         sources = {source.role: piece for source, piece in zip(tensor.sources, pieces[1:], strict=True)}
+    decomposer = _OfInputs(decomposer, pieces)
     try:
         for op in ops:
-            running = op.apply(running, sources)
+            running = op.apply(running, sources, decomposer)
     except NumericalError as error:
         files = ", ".join(f"`{source.info.file}` of `{source.role}`" for source in tensor.inputs)
         raise NumericalError(f"`{tensor.slot.name}` ({files}): {error}") from error
@@ -114,7 +119,7 @@ def _stored(result: torch.Tensor, slot: TensorInfo, tensor: TensorPlan) -> memor
         overflow = bool(result.isfinite().all())
         if overflow or tensor.action == "compute":  # what was infinite before a cast (a mask) stays so
             raise NumericalError(_not_finite(result, slot.dtype, tensor, overflow))
-    return _bytes(stored)
+    return as_bytes(stored)
 
 
 def _not_finite(result: torch.Tensor, dtype: DType, tensor: TensorPlan, overflow: bool) -> str:
@@ -131,8 +136,3 @@ def _not_finite(result: torch.Tensor, dtype: DType, tensor: TensorPlan, overflow
         f"`{tensor.slot.name}` ({inputs}): {bad} values of the result are NaN or infinite: an input holds such values, "
         f"or the sum overflows; leave the tensor out of `select`, or take a sound checkpoint"
     )
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    """The memory of a contiguous CPU tensor."""
-    return tensor.view(-1).view(torch.uint8).numpy().data

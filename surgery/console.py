@@ -138,10 +138,11 @@ def _cells(row: ModuleRow) -> tuple[str, ...]:
     return shown(row.pattern), row.group or "-", shape, row.dtype, f"{row.count:,}", show_size(row.nbytes)
 
 
-class ApplyProgress:
-    """Progress of `apply` on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+class WorkProgress:
+    """Progress on stderr of work whose parts cost more and less: a bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, verb: str, parts: str) -> None:
+        self._verb, self._parts = verb, parts
         self._console = Console(stderr=True, highlight=False, emoji=False)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -153,27 +154,28 @@ class ApplyProgress:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._work = self._bar.add_task("apply", total=None)
-        self._plan: Plan | None = None
-        self._total = self._done = self._tensors = 0
+        self._work = self._bar.add_task(verb, total=None)
+        self._cost = self._spent = self._count = self._done = 0
         self._told = monotonic()
 
-    def begin(self, plan: Plan) -> None:
-        """The run starts."""
-        self._plan = plan
-        self._total = sum(self._cost(tensor) for tensor in plan.tensors)
-        self._bar.update(self._work, total=len(plan.tensors))
+    def _begin(self, cost: int, count: int) -> None:
+        """The work starts: what it costs in all, in any unit, and how many parts it has."""
+        self._cost, self._count = max(cost, 1), count
+        self._bar.update(self._work, total=count)
 
-    def finished(self, tensor: TensorPlan, resumed: bool) -> None:  # noqa: ARG002 - the protocol's
-        """A tensor is in place."""
-        assert self._plan is not None
-        self._tensors += 1
-        self._done += self._cost(tensor)
-        percent = 100 * self._done // max(self._total, 1)
-        self._bar.update(self._work, advance=1, description=f"apply {percent:3} %")
+    def _advance(self, cost: int) -> None:
+        """A part of that cost is done."""
+        self._done += 1
+        self._spent += cost
+        percent = 100 * self._spent // self._cost
+        self._say(f"{self._verb} {percent:3} %", advance=1)
         if not self._console.is_terminal and monotonic() >= self._told + PLAIN_SECONDS:
             self._told = monotonic()
-            self._console.print(f"apply: {percent} %, {self._tensors:,} of {len(self._plan.tensors):,} tensors")
+            self._console.print(f"{self._verb}: {percent} %, {self._done:,} of {self._count:,} {self._parts}")
+
+    def _say(self, text: str, advance: int = 0) -> None:
+        """What stands beside the bar."""
+        self._bar.update(self._work, advance=advance, description=text)
 
     def stopping(self) -> None:
         """The run was interrupted."""
@@ -188,6 +190,23 @@ class ApplyProgress:
     ) -> None:
         self._bar.stop()
 
-    def _cost(self, tensor: TensorPlan) -> int:
+
+class ApplyProgress(WorkProgress):
+    """Progress of `apply`."""
+
+    def __init__(self) -> None:
+        super().__init__("apply", "tensors")
+        self._plan: Plan | None = None
+
+    def begin(self, plan: Plan) -> None:
+        """The run starts."""
+        self._plan = plan
+        self._begin(sum(map(self._cost_of, plan.tensors)), len(plan.tensors))
+
+    def finished(self, tensor: TensorPlan, resumed: bool) -> None:  # noqa: ARG002 - the protocol's
+        """A tensor is in place."""
+        self._advance(self._cost_of(tensor))
+
+    def _cost_of(self, tensor: TensorPlan) -> int:
         assert self._plan is not None
         return self._plan.flops(tensor) + FLOPS_PER_BYTE * tensor.slot.nbytes

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterable
 
+from surgery.checkpoint import Checkpoint
 from surgery.errors import Fault, PlanError
-from surgery.plan import Plan
 
 _SPARE = 64  # beside the shards: standard streams, libraries, the journal
 
 
-def reserve_descriptors(plan: Plan) -> None:
-    """Raise the soft limit as far as the plan needs; the usual 1,024 is short for the largest checkpoints.
+def reserve_descriptors(inputs: Iterable[Checkpoint], written: int) -> None:
+    """Raise the soft limit for all shards of the inputs and so many files written; the usual 1,024 can be short.
 
     Raises PlanError when the hard limit is too low.
     """
-    needed = sum(len(checkpoint.shards) for checkpoint in plan.inputs.values()) + len(plan.files) + _SPARE
+    needed = sum(len(checkpoint.shards) for checkpoint in inputs) + written + _SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

@@ -93,19 +93,19 @@ class Verified:
     nbytes: int
 
 
-def identity(plan: Plan, device: str) -> dict[str, object]:
+def identity(plan_hash: str, inputs: Mapping[str, Checkpoint], device: str) -> dict[str, object]:
     """What must be the same for a run to go on with another's leftovers: plan, inputs to the byte, versions, device.
 
     An input's files are known by path, inode, size and time; their contents are not read for this.
     """
-    inputs = {
+    files = {
         role: [
             [os.path.realpath(shard.path), shard.path.stat().st_ino, shard.size, shard.mtime_ns]
             for shard in checkpoint.shards
         ]
-        for role, checkpoint in plan.inputs.items()
+        for role, checkpoint in inputs.items()
     }
-    return {"plan": plan.hash, "inputs": inputs, "versions": versions(), "device": device}
+    return {"plan": plan_hash, "inputs": files, "versions": versions(), "device": device}
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,28 @@ def name_values(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
     return settings
 
 
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from surgery.size import parse_size
+
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+workers_option = click.option(
+    "--workers", type=click.IntRange(1, 1024), help="Tensors at a time. Default: the processors. Same bytes for any."
+)
+memory_option = click.option("--memory", type=_Size(), metavar="SIZE", help="Bound the process's memory: 2GB, 500MiB.")
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="Where the arithmetic runs: cpu, cuda, cuda:1."
+)
+cache_option = click.option(
+    "--cache/--no-cache", default=True, help="Keep decompositions for other runs (default), in $SURGERY_CACHE."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
 
 

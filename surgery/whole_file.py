@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, in place of one of that name; a kill or a full disk leaves that one as it was. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.partial")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

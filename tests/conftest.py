@@ -22,6 +22,11 @@ from surgery.header import TensorInfo
 pytest_plugins = ["tests.smollm2"]
 
 
+def pytest_configure() -> None:
+    """No test, and none of the processes that it starts, uses the decompositions of whoever runs it."""
+    os.environ["SURGERY_CACHE"] = "off"
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs vLLM where it is not installed, except in CI: there such a test must run, or fail."""
     if item.get_closest_marker("vllm") and find_spec("vllm") is None and "CI" not in os.environ:

@@ -22,7 +22,8 @@ from surgery import executor
 from surgery.errors import CheckpointError, NumericalError, OutputError, PlanError
 from surgery.executor import execute
 from surgery.plan import INTERPRETER_BYTES, Plan, TensorPlan
-from surgery.writer import Places, Writer
+from surgery.unfinished import Places
+from surgery.writer import Writer
 from tests.pairs import files, llama, near, read, write
 
 RESTORE: dict[str, Any] = {

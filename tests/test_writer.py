@@ -17,7 +17,8 @@ from surgery.descriptors import reserve_descriptors
 from surgery.errors import CheckpointError, OutputError, PlanError
 from surgery.journal import Journal
 from surgery.plan import Plan, TensorPlan
-from surgery.writer import Places, Writer, region_digest
+from surgery.unfinished import Places
+from surgery.writer import Writer, region_digest
 from tests.pairs import files, llama, near, read, write
 
 AVERAGE = {"name": "average", "models": ["base", "sft"], "steps": [{"op": "linear", "models": ["base", "sft"]}]}
@@ -297,8 +298,8 @@ def test_descriptors_are_reserved_beforehand(pair: tuple[Path, Path], monkeypatc
     asked = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 4096))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
-    reserve_descriptors(made)
+    reserve_descriptors(made.inputs.values(), len(made.files))
     assert asked == [(3 + 64, 4096)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 16))
     with pytest.raises(PlanError, match="67 files are open at a time, the limit is 16"):
-        reserve_descriptors(made)
+        reserve_descriptors(made.inputs.values(), len(made.files))

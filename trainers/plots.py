@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.whole_file import write_whole
+from surgery import plotting
+from surgery.errors import OutputError
+from surgery.plotting import BLACK, BLUE, VERMILION
 from trainers.errors import RunError, TrainingError
 from trainers.report import Row, series
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSSES, UPDATES = "losses", "updates"  # names of the files, without their endings
-FORMATS = ("png", "svg")
+FORMATS = plotting.FORMATS
+REMEDY = "make room, and run the same command again with `--resume`"
 LEGEND = 3  # entries side by side
 MARKERS = 25  # on a line at most
 NOISY = 200  # points beyond which what is measured at every step is thin, with a smoothed line over it
@@ -28,23 +30,6 @@ WINDOWS = 50  # of the smoothed line side by side: as fine as the eye separates 
 LEAST_SPAN = 0.1  # of its largest value: what an axis spans at least, lest the noise of a constant look like a curve
 MARGIN = 0.04  # of the span, above and below it
 LOWEST_VARIANCE = -1.0  # explained variance starts anywhere below; the axis is cut there
-_STYLE: dict[str, Any] = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 9,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,  # long enough to tell dashes apart
-    "lines.linewidth": 1.5,
-    "lines.markersize": 3.5,
-    "savefig.dpi": 200,
-    "svg.fonttype": "none",  # text stays text: it can be searched and edited, and the file is small
-    "svg.hashsalt": "surgery",  # identifiers that do not change from run to run
-}
-_UNDATED: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +55,10 @@ class _Panel:
     lowest: float | None = None  # where the axis is cut
 
 
-_BLACK, _BLUE, _VERMILION, _GREY = "#333333", "#0072B2", "#D55E00", "#8C8C8C"
+_GREY = "#8C8C8C"
 _TRAINING = (_GREY, "-", ".")
-_ID = (_BLUE, "-", "o", False)
-_OOD = (_VERMILION, "--", "s", False)
+_ID = (BLUE, "-", "o", False)
+_OOD = (VERMILION, "--", "s", False)
 _OTHERS = (
     ("#009E73", "-.", "^", False),
     ("#CC79A7", ":", "v", False),
@@ -100,25 +85,24 @@ _SUCCESS = _Panel(
     100,
     from_zero=True,
 )
-_LENGTH = (_Curve("prompt_tokens", "prompt", _BLUE, "--", "s"), _Curve("response_tokens", "response", _BLACK))
+_LENGTH = (_Curve("prompt_tokens", "prompt", BLUE, "--", "s"), _Curve("response_tokens", "response", BLACK))
 _RL = (
-    _Panel("reward of an episode", (_Curve("reward", "reward", _BLACK),)),
+    _Panel("reward of an episode", (_Curve("reward", "reward", BLACK),)),
     _SUCCESS,
-    _Panel("KL to last policy, nats", (_Curve("kl", "KL", _BLACK),), from_zero=True),
-    _Panel("clipped ratios, %", (_Curve("clip_fraction", "clipped", _BLACK),), 100, from_zero=True),
-    _Panel("value loss", (_Curve("value_loss", "value loss", _BLACK),), from_zero=True),
-    _Panel("explained variance", (_Curve("explained_variance", "explained", _BLACK),), lowest=LOWEST_VARIANCE),
+    _Panel("KL to last policy, nats", (_Curve("kl", "KL", BLACK),), from_zero=True),
+    _Panel("clipped ratios, %", (_Curve("clip_fraction", "clipped", BLACK),), 100, from_zero=True),
+    _Panel("value loss", (_Curve("value_loss", "value loss", BLACK),), from_zero=True),
+    _Panel("explained variance", (_Curve("explained_variance", "explained", BLACK),), lowest=LOWEST_VARIANCE),
     _Panel("length, tokens", _LENGTH, from_zero=True),
-    _Panel("KL to first policy, nats", (_Curve("reference_kl", "KL", _BLACK),), from_zero=True),
+    _Panel("KL to first policy, nats", (_Curve("reference_kl", "KL", BLACK),), from_zero=True),
 )
 
 
 def need_matplotlib() -> None:
     """Raise TrainingError where figures could not be drawn; to be asked before a run rather than after it."""
     try:
-        import matplotlib.figure
-        import matplotlib.style  # noqa: F401 - all that is drawn with
-    except ModuleNotFoundError as error:
+        plotting.need_matplotlib()
+    except plotting.NotInstalledError as error:
         raise TrainingError(
             f"the figures of a run need `{error.name}`, which is not installed: pip install 'surgery[train]'"
         ) from error
@@ -147,7 +131,7 @@ def plot_losses(rows: Sequence[Row], best: int | None, out: Path) -> tuple[Path,
         named = {str(line.get_label()): line for axes in stacked for line in axes.lines}
         labels = [label for label in named if not label.startswith("_")]  # which matplotlib gives to the nameless
         figure.legend([named[label] for label in labels], labels, loc="outside upper center", ncols=LEGEND)
-        return _save(figure, out, LOSSES)
+        return plotting.save(figure, out, LOSSES, REMEDY)
 
 
 def plot_updates(rows: Sequence[Row], out: Path) -> tuple[Path, ...]:
@@ -171,7 +155,7 @@ def plot_updates(rows: Sequence[Row], out: Path) -> tuple[Path, ...]:
                 axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=LEGEND, columnspacing=1.2)
         for axes in grid[len(panels) :]:
             axes.remove()
-        return _save(figure, out, UPDATES)
+        return plotting.save(figure, out, UPDATES, REMEDY)
 
 
 def _with_splits(panel: _Panel, rows: Sequence[Row], ending: str) -> _Panel:
@@ -188,13 +172,13 @@ def _measured(panel: _Panel, rows: Sequence[Row]) -> bool:
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure in our style, whatever the user's; it has to be saved before the end."""
+    """An empty figure in our style; what goes wrong with it is an error of the run."""
     need_matplotlib()
-    import matplotlib.figure
-    import matplotlib.style
-
-    with matplotlib.style.context(["default", _STYLE]):
-        yield matplotlib.figure.Figure((width, height), layout="constrained")
+    try:
+        with plotting.figure(width, height) as figure:
+            yield figure
+    except OutputError as error:
+        raise RunError(str(error)) from error
 
 
 def _draw(axes: Axes, panel: _Panel, rows: Sequence[Row]) -> None:
@@ -276,21 +260,3 @@ def _name_line(axes: Axes, step: int, name: str) -> None:
     axes.annotate(
         name, (step, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points", ha=align
     )
-
-
-def _save(figure: Figure, out: Path, name: str) -> tuple[Path, ...]:
-    """Write the figure in every format, each file whole or not at all."""
-    written = []
-    for kind in FORMATS:
-        content = io.BytesIO()
-        figure.savefig(content, format=kind, metadata=_UNDATED[kind])
-        path = out / f"{name}.{kind}"
-        try:
-            write_whole(path, content.getvalue())
-        except OSError as error:
-            raise RunError(
-                f"cannot write the figure `{path}`: {error.strerror or error}; make room, and run the same command "
-                "again with `--resume`"
-            ) from error
-        written.append(path)
-    return tuple(written)

@@ -12,6 +12,8 @@ from surgery.select import Select
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgery.spectral.decomposer import Decomposer
+
 RESULT = "result"  # the reserved role: the running tensor, as the steps before left it
 
 Kind = Literal["copy", "elementwise", "matrix"]
@@ -56,11 +58,11 @@ class Op(BaseModel):
         """Whether the outcome depends on the running tensor."""
         return True
 
-    def apply(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+    def apply(self, W: Tensor, sources: Mapping[str, Tensor], decomposer: Decomposer) -> Tensor:
         """The new tensor. Pure: same dtype (float32 or float64), shape and device as W; inputs stay as they are.
 
         `sources` maps each role of `reads` (without `RESULT`) to its tensor, of W's dtype, shape and device.
-        Raises NumericalError.
+        Singular value decompositions come from `decomposer`. Raises NumericalError.
         """
         raise NotImplementedError
 

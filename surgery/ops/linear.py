@@ -14,6 +14,8 @@ from surgery.ops.base import RESULT, Kind, Op, Role
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgery.spectral.decomposer import Decomposer
+
 REST = "rest"  # the weight that brings the sum to 1
 VANISHING_SUM = 1e-6  # relative to sum |w|: dividing by less than this amplifies rounding errors of bf16 by 10^4
 
@@ -80,7 +82,12 @@ class Linear(Op):
     def uses_result(self) -> bool:
         return RESULT in self.models
 
-    def apply(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+    def apply(
+        self,
+        W: Tensor,
+        sources: Mapping[str, Tensor],
+        decomposer: Decomposer,  # noqa: ARG002 - of Op
+    ) -> Tensor:
         """The sum, accumulated in W's dtype in the order of `models`: one pass a model."""
         (name, c), *others = self.coefficients
         total = (W if name == RESULT else sources[name]) * c

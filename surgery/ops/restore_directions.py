@@ -14,6 +14,8 @@ from surgery.spectral import cost
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgery.spectral.decomposer import Decomposer
+
 
 class RestoreDirections(TwoModelOp):
     """W' = U_b,h S*_h V_b,h^T + U_rest S_rest V_rest^T + U_b,t S*_t V_b,t^T.
@@ -54,26 +56,25 @@ class RestoreDirections(TwoModelOp):
         n = min(shape)
         return self.head.of(n), self.tail.of(n)
 
-    def apply(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+    def apply(self, W: Tensor, sources: Mapping[str, Tensor], decomposer: Decomposer) -> Tensor:
         """W' for a matrix W and b = `sources[from]`. Raises NumericalError for NaN, infinity, or no convergence."""
         from surgery.spectral.polar import restore_polar
         from surgery.spectral.restore import restore
         from surgery.spectral.rotation import restore_rotated
-        from surgery.spectral.triplets import outer_triplets
 
         b = self._finite_source(W, sources)
         n = min(W.shape)
         head, tail = self._counts(W.shape)
         if head + tail >= n:
-            return b.clone() if self.singular_values == "from" else self._with_values(b, W)
+            return b.clone() if self.singular_values == "from" else self._with_values(b, W, decomposer)
         if self.orthogonalize == "polar":
-            start, source = outer_triplets(W, n), outer_triplets(b, n)
+            start, source = decomposer.triplets(W, n), decomposer.triplets(b, n)
             values = start.S.clone()
             if self.singular_values == "from":
                 values[:head] = source.S[:head]
                 values[n - tail :] = source.S[n - tail :]
             return restore_polar(start, source, head, tail, values)
-        replaced, restored = outer_triplets(W, head, tail), outer_triplets(b, head, tail)
+        replaced, restored = decomposer.triplets(W, head, tail), decomposer.triplets(b, head, tail)
         values = replaced.S if self.singular_values == "start" else restored.S
         edit = restore if self.orthogonalize == "none" else restore_rotated
         return edit(W, replaced, restored, values)

@@ -11,6 +11,8 @@ from surgery.spectral import cost
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgery.spectral.decomposer import Decomposer
+
 
 class RestoreValues(TwoModelOp):
     """W' = U S_b V^T for W = U S V^T, the running tensor, and b = U_b S_b V_b^T, that of the model `from`.
@@ -20,9 +22,9 @@ class RestoreValues(TwoModelOp):
 
     op: Literal["restore_values"]
 
-    def apply(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+    def apply(self, W: Tensor, sources: Mapping[str, Tensor], decomposer: Decomposer) -> Tensor:
         """W' for a matrix W. Raises NumericalError for NaN, infinity, or no convergence."""
-        return self._with_values(directions=W, values=self._finite_source(W, sources))
+        return self._with_values(directions=W, values=self._finite_source(W, sources), decomposer=decomposer)
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return cost.workspace(shape, min(shape))

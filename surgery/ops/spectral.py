@@ -14,6 +14,8 @@ from surgery.select import Select
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgery.spectral.decomposer import Decomposer
+
 
 EDITED = "the tensor being edited"
 
@@ -52,10 +54,9 @@ class TwoModelOp(SpectralOp):
         require_finite(b, f"`{self.from_}`")
         return b
 
-    def _with_values(self, directions: Tensor, values: Tensor) -> Tensor:
+    def _with_values(self, directions: Tensor, values: Tensor, decomposer: Decomposer) -> Tensor:
         """U S V^T with the U, V of the one matrix and the S of the other."""
         from surgery.spectral.restore import compose
-        from surgery.spectral.triplets import outer_triplets, singular_values
 
-        S = singular_values(values)
-        return compose(outer_triplets(directions, min(directions.shape)), S)
+        S = decomposer.values(values)
+        return compose(decomposer.triplets(directions, min(directions.shape)), S)

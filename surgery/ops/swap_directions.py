@@ -11,6 +11,8 @@ from surgery.spectral import cost
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgery.spectral.decomposer import Decomposer
+
 
 class SwapDirections(TwoModelOp):
     """W' = U_b S V_b^T for W = U S V^T, the running tensor, and b = U_b S_b V_b^T, that of the model `from`.
@@ -21,9 +23,9 @@ class SwapDirections(TwoModelOp):
 
     op: Literal["swap_directions"]
 
-    def apply(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:
+    def apply(self, W: Tensor, sources: Mapping[str, Tensor], decomposer: Decomposer) -> Tensor:
         """W' for a matrix W. Raises NumericalError for NaN, infinity, or no convergence."""
-        return self._with_values(directions=self._finite_source(W, sources), values=W)
+        return self._with_values(directions=self._finite_source(W, sources), values=W, decomposer=decomposer)
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return cost.workspace(shape, min(shape))

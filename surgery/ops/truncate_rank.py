@@ -14,6 +14,8 @@ from surgery.spectral import cost
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgery.spectral.decomposer import Decomposer
+
 
 def _keeps_something(rank: Quantity) -> Quantity:
     if rank.of(1) == 0:
@@ -36,17 +38,22 @@ class TruncateRank(SpectralOp):
     def reads(self) -> tuple[str, ...]:
         return ()
 
-    def apply(self, W: Tensor, sources: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002 - of Op
+    def apply(
+        self,
+        W: Tensor,
+        sources: Mapping[str, Tensor],  # noqa: ARG002 - of Op
+        decomposer: Decomposer,
+    ) -> Tensor:
         """W' for a matrix W. Raises NumericalError for NaN, infinity, or no convergence."""
         from surgery.spectral.restore import compose
-        from surgery.spectral.triplets import outer_triplets, require_finite
+        from surgery.spectral.triplets import require_finite
 
         n = min(W.shape)
         rank = self.rank.of(n)
         if rank == n:
             return W.clone()
         require_finite(W, EDITED)
-        leading = outer_triplets(W, rank)
+        leading = decomposer.triplets(W, rank)
         return compose(leading, leading.S)
 
     def workspace(self, shape: tuple[int, ...]) -> int:

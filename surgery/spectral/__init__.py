@@ -2,6 +2,7 @@
 
 gram          W^T W in blocks
 triplets      the outer singular triplets of a matrix; the choice between float32, float64 and a full SVD
+decomposer    whom edits and comparisons ask for triplets and values
 restore       W' from the triplets of two matrices; singular values exchanged; rank truncated
 rotation      W' with the factors kept orthonormal by direct rotations
 polar         W' with the factors replaced by their nearest orthonormal matrices

@@ -45,7 +45,8 @@ FLOAT32_RANGE = (1e-20, 1e30)
 class Triplets:
     """Some singular triplets (u_i, sigma_i, v_i) of one matrix, in descending order of sigma.
 
-    U (m x k) and V (n x k) have orthonormal columns and the matrix's dtype; S (k) is float64.
+    U (m x k) and V (n x k) have orthonormal columns and the matrix's dtype; S (k) is float64. All are contiguous, so
+    that products with them have the same bits wherever they come from.
     """
 
     U: Tensor
@@ -142,7 +143,7 @@ def _gram64(W: Tensor, head: int, tail: int) -> Triplets | None:
         return None
     V = vectors[:, chosen]
     del vectors
-    return Triplets(_times64(W, V / S), S, V.float())
+    return Triplets(_times64(W, V / S), S, V.float(memory_format=torch.contiguous_format))
 
 
 def _svd64(W: Tensor, head: int, tail: int) -> Triplets:
@@ -154,12 +155,12 @@ def _svd64(W: Tensor, head: int, tail: int) -> Triplets:
     S, Vh = svd(R)[1:]
     del R
     chosen = _outer(n, head, tail, W.device)
-    S, V = S[chosen], Vh[chosen].mT.clone()
+    S, V = S[chosen], Vh[chosen].mT.clone(memory_format=torch.contiguous_format)
     del Vh
     # Householder's Q is orthonormal whatever its argument. Columns of unit length, so that tiny ones keep their digits;
     # the other factor's diagonal then is +-1, or rounding errors where sigma_i vanishes and the sign means nothing.
-    U, signs = torch.linalg.qr(_times64(W, V / S.clamp_min(torch.finfo(torch.float64).tiny)))
-    U *= torch.where(signs.diagonal() < 0, -1.0, 1.0)
+    Q, T = torch.linalg.qr(_times64(W, V / S.clamp_min(torch.finfo(torch.float64).tiny)))
+    U = torch.mul(Q, torch.where(T.diagonal() < 0, -1.0, 1.0), out=W.new_empty(Q.shape))
     return Triplets(U, S, V.to(W.dtype))
 
 

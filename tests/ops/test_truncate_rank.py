@@ -9,6 +9,7 @@ from torch import Tensor
 
 from surgery.errors import NumericalError
 from surgery.ops import TruncateRank
+from surgery.spectral.decomposer import Decomposer
 from tests.strategies import pairs, weight
 
 
@@ -21,7 +22,7 @@ def truncate(rank: object) -> TruncateRank:
 def test_truncation_is_the_best_of_its_rank(pair: tuple[Tensor, Tensor], rank: int):
     """The rank is at most r and the distance to W is that of Eckart and Young, the norm of the values left out."""
     W = pair[1]
-    found = truncate(rank).apply(W, {}).double()
+    found = truncate(rank).apply(W, {}, Decomposer()).double()
     S = torch.linalg.svdvals(W.double())
     best = S[rank:].norm()
     tiny = 1e-5 * W.double().norm() + 1e-30
@@ -33,7 +34,7 @@ def test_full_rank_is_the_matrix_itself():
     """A rank of n or more changes nothing, bit by bit, and is remarked upon."""
     W = weight(torch.Generator().manual_seed(0), "flat", 30, 20).float()
     for rank in (20, 64, "all"):
-        assert torch.equal(truncate(rank).apply(W, {}), W)
+        assert torch.equal(truncate(rank).apply(W, {}, Decomposer()), W)
         assert truncate(rank).remark((30, 20)) == f"kept whole: rank {rank} >= 20"
     assert truncate(19).remark((30, 20)) is None
 
@@ -50,7 +51,7 @@ def test_bad_values_are_refused():
     W = torch.ones(6, 5)
     W[1, 1] = float("inf")
     with pytest.raises(NumericalError, match="the tensor being edited has 1 value"):
-        truncate(2).apply(W, {})
+        truncate(2).apply(W, {}, Decomposer())
 
 
 def test_only_the_running_tensor_is_read():

@@ -1,0 +1,185 @@
+"""What the figures of a comparison suggest to try, as commands."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from surgery.analysis.cells import inside_layers, of_pair
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from surgery.analysis.comparison import Comparison
+
+# Matching leading vectors on average less aligned than this: the published formula, which mixes the vectors of both
+# models, then leaves factors far from orthonormal. Its result was good at a mean |cos| of .95, and broke the models at
+# .4 (recipes/README.md, the real model and the mini models).
+MIXABLE_COSINE = 0.8
+# Values that change this much less than the matrices: restoring them would restore nothing.
+STEADY_VALUES = 0.2
+BAND = 0.25  # of the layers: the band that is proposed
+CONCENTRATED = 1.25  # times the mean rotation of all layers: a band worth naming
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What was seen and what would act on it; `commands` can be pasted."""
+
+    text: str
+    commands: tuple[str, ...] = ()
+
+
+def advise(comparison: Comparison) -> tuple[Advice, ...]:
+    """Advice in the order in which to try it; it never promises: only scores tell what an edit is worth."""
+    base, tuned, *third = comparison.models
+    rows = _edited(of_pair(comparison.matrices, (base, tuned)))
+    changed = rows[~rows["equal"].astype(bool)]
+    if not len(changed):
+        return (Advice(f"{tuned} equals {base} in every matrix of attention and MLP: there is nothing to restore."),)
+    found = [_directions(comparison, changed), *_band(comparison, rows), _average(comparison)]
+    found += _values(comparison, changed)
+    found += _frozen(rows)
+    if third:
+        found += _returned(comparison, third[0])
+    return (*found, _score(comparison))
+
+
+def _edited(rows: pd.DataFrame) -> pd.DataFrame:
+    """What the bundled spectral recipes edit, where there is any."""
+    edited = rows[rows["group"].isin(["attention", "mlp"])]
+    return edited if len(edited) else rows
+
+
+def _directions(comparison: Comparison, changed: pd.DataFrame) -> Advice:
+    cosine = float(changed[["cos_left", "cos_right"]].mean(axis=None))
+    angle = math.degrees(float(changed["rotation"].mean()))
+    if math.isnan(cosine) or cosine >= MIXABLE_COSINE:
+        recipe, why = "restore-top-20pct", "close enough for the published formula"
+    else:
+        recipe, why = (
+            "restore-top-20pct-rotate",
+            ("too far for the published formula, whose factors would be far from orthonormal; `rotate` keeps them so"),
+        )
+    text = (
+        f"The leading directions rotated by {angle:.3g} degrees on average, matching ones have |cos| {cosine:.2f}, "
+        f"{why}. Put the base's directions back:"
+    )
+    return Advice(text, (_apply(comparison, recipe, "restored"),))
+
+
+def _band(comparison: Comparison, rows: pd.DataFrame) -> list[Advice]:
+    """The run of layers that rotated most, a quarter of all, where it stands out."""
+    layers = inside_layers(rows).groupby("layer")["rotation"].mean().dropna().sort_index()
+    width = max(1, math.floor(BAND * len(layers) + 0.5))
+    if len(layers) < 4 or list(layers.index) != list(range(len(layers))):
+        return []
+    means = [float(layers.iloc[i : i + width].mean()) for i in range(len(layers) - width + 1)]
+    first = max(range(len(means)), key=means.__getitem__)
+    if means[first] < CONCENTRATED * float(layers.mean()):
+        return []
+    band = f"{first}-{first + width - 1}" if width > 1 else str(first)
+    times = means[first] / float(layers.mean())
+    text = f"Layers {band} rotated most, {times:.2g} times as much as the average layer. Restore them alone:"
+    return [Advice(text, (_apply(comparison, "restore-layer-band", "restored-band", f"layers={band}"),))]
+
+
+def _average(comparison: Comparison) -> Advice:
+    text = "The baseline that any spectral edit has to beat is the plain average with the base:"
+    return Advice(text, (_apply(comparison, "wise-ft", "averaged", "alpha=0.5"),))
+
+
+def _values(comparison: Comparison, changed: pd.DataFrame) -> list[Advice]:
+    values, matrices = float(changed["values_change"].median()), float(changed["relative_change"].median())
+    if not values < STEADY_VALUES * matrices:
+        return []
+    text = (
+        f"Singular values moved by {values:.2%}, the matrices by {matrices:.2%} (medians): directions changed. "
+        f"Restoring values alone should change next to nothing; it is the control:"
+    )
+    return [Advice(text, (_apply(comparison, "values-only", "control"),))]
+
+
+def _frozen(rows: pd.DataFrame) -> list[Advice]:
+    equal = int(rows["equal"].sum())
+    if not equal:
+        return []
+    return [Advice(f"{equal:,} of {len(rows):,} matrices did not change at all: no recipe needs to touch them.")]
+
+
+def _returned(comparison: Comparison, third: str) -> list[Advice]:
+    base, tuned, *_ = comparison.models
+    moved = _edited(of_pair(comparison.matrices, (base, third)))["moved_back"].dropna()
+    if not len(moved):
+        return []
+    share = float(moved.mean())
+    where = f"back towards {base}" if share >= 0 else f"further away from {base}"
+    text = (
+        f"{third} moved {abs(share):.1%} of the way that {tuned} had gone {where} (mean over the matrices). To see "
+        f"whether its gain sits in the directions, force it onto those of {tuned}:"
+    )
+    command = _command("apply", "rl-with-sft-directions", *list(comparison.models.values())[1:], "swapped")
+    return [Advice(text, (command,))]
+
+
+def _score(comparison: Comparison) -> Advice:
+    base, tuned, *_ = comparison.models.values()
+    text = "Figures of weights promise nothing. Score every candidate, in and out of distribution:"
+    return Advice(text, (_command("eval", "general_points", base, tuned, "restored", "averaged"),))
+
+
+def _apply(comparison: Comparison, recipe: str, out: str, *settings: str) -> str:
+    base, tuned, *_ = comparison.models.values()
+    return _command("apply", recipe, base, tuned, out, *(word for item in settings for word in ("--set", item)))
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["surgery", *words])
+
+
+def summary(comparison: Comparison) -> dict[str, object]:
+    """The comparison in short, as plain data."""
+    return {
+        "models": dict(comparison.models),
+        "ranks": list(comparison.ranks),
+        "quick": comparison.quick,
+        "pairs": headline(comparison),
+        "most_rotated": [
+            {"matrix": row.matrix, "rotation_degrees": _number(math.degrees(row.rotation))}
+            for row in most_rotated(comparison, comparison.pairs[0]).itertuples()
+        ],
+        "advice": [{"text": item.text, "commands": list(item.commands)} for item in advise(comparison)],
+        "remarks": list(comparison.remarks),
+    }
+
+
+def headline(comparison: Comparison) -> dict[str, object]:
+    """The few figures that a summary tells of each pair; None for what is not known."""
+    found: dict[str, object] = {}
+    for before, after in comparison.pairs:
+        rows = of_pair(comparison.matrices, (before, after))
+        gauge = of_pair(comparison.gauge, (before, after))
+        found[f"{before}>{after}"] = {
+            "matrices": len(rows),
+            "equal": int(rows["equal"].sum()),
+            "rotation_degrees_median": _number(math.degrees(rows["rotation"].median())),
+            "relative_change_median": _number(rows["relative_change"].median()),
+            "values_change_median": _number(rows["values_change"].median()),
+            "cos_median": _number(rows[["cos_left", "cos_right"]].mean(axis=1).median()),
+            "off_diagonal_share_median": _number(1 - rows.loc[~rows["equal"].astype(bool), "diagonal_share"].median()),
+            "intruders": int(rows[["intruders_left", "intruders_right"]].sum().max()),
+            "gauge_explained_median": _number(gauge["explained"].median()),
+            "moved_back_mean": _number(rows["moved_back"].mean()),
+        }
+    return found
+
+
+def most_rotated(comparison: Comparison, pair: tuple[str, str], count: int = 10) -> pd.DataFrame:
+    """The rows of the matrices that rotated most, the first most."""
+    return of_pair(comparison.matrices, pair).nlargest(count, "rotation")
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

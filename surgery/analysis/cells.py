@@ -1,0 +1,117 @@
+"""The layers and modules of a comparison: one cell for all experts that share them, and the spectra of a cell."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from surgery.analysis.comparison import Array, Comparison
+
+PLACE = ["stack", "layer", "module"]
+PAIR = ["before", "after"]
+SAMPLED = 8  # experts of a cell whose spectra are averaged, so that tens of thousands need not be read
+_TEXT = frozenset({*PLACE, *PAIR, "matrix", "tensor", "expert", "group", "equal"})
+_ORDER = ("q", "k", "v", "qkv", "o", "gate", "up", "down")  # of projections, in the order in which data pass them
+_GROUPS = ("attention", "mlp")
+
+
+def cells(comparison: Comparison) -> pd.DataFrame:
+    """A row for each stack, layer, module and pair: the mean of every number over the experts that share the cell.
+
+    Besides: `count` (how many matrices), `unchanged` (how many of them are equal), and `matrix`, the one that rotated
+    most, or changed most where no rotation is known. Modules come in the order in which data pass them.
+    """
+    matrices = comparison.matrices
+    if not len(matrices):
+        return matrices.assign(count=0, unchanged=0)
+    numbers = [name for name in matrices.columns if name not in _TEXT]
+    table = matrices.assign(stack=matrices["stack"].fillna(""), _turn=matrices["rotation"].fillna(-1.0))
+    by = table.groupby([*PLACE, *PAIR], sort=False, dropna=False)
+    found = by[numbers].mean()
+    found["count"], found["unchanged"] = by.size(), by["equal"].sum()
+    worst = table.sort_values(["_turn", "relative_change"], ascending=False, kind="stable")
+    firsts = worst.groupby([*PLACE, *PAIR], sort=False, dropna=False)[["matrix", "group"]].first()
+    found = found.join(firsts).reset_index()
+    place = {module: i for i, module in enumerate(_sorted_modules(found))}
+    return found.assign(_place=found["module"].map(place)).sort_values(["_place"], kind="stable").drop(columns="_place")
+
+
+def _sorted_modules(table: pd.DataFrame) -> list[str]:
+    groups = dict(zip(table["module"], table["group"], strict=True))
+    parents = list(dict.fromkeys(module.rpartition(".")[0] for module in groups))
+
+    def key(module: str) -> tuple[int, int, int]:
+        parent, _, leaf = module.rpartition(".")
+        first = re.split("[._]", leaf)[0].lower()
+        group = _GROUPS.index(groups[module]) if groups[module] in _GROUPS else len(_GROUPS)
+        return group, parents.index(parent), _ORDER.index(first) if first in _ORDER else len(_ORDER)
+
+    return sorted(groups, key=key)
+
+
+def main_stack(table: pd.DataFrame) -> str:
+    """The stack of most matrices: figures over layers show this one."""
+    inside = table[table["layer"] >= 0]
+    return str(inside["stack"].value_counts(sort=True).index[0]) if len(inside) else ""
+
+
+def inside_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the main stack's layers."""
+    return table[(table["layer"] >= 0) & (table["stack"].fillna("") == main_stack(table))]
+
+
+def layer_label(table: pd.DataFrame) -> str:
+    """What the axis of layers is called: with the stack, where there are others."""
+    several = table.loc[table["layer"] >= 0, "stack"].nunique() > 1
+    return f"layer of {main_stack(table)}" if several else "layer"
+
+
+def of_pair(table: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
+    """The rows of one pair."""
+    return table[(table["before"] == pair[0]) & (table["after"] == pair[1])]
+
+
+def short_names(modules: Iterable[str]) -> dict[str, str]:
+    """Each module's shortest ending in whole words that no other shares: `q_proj`, but `experts.up_proj`."""
+    modules = list(dict.fromkeys(modules))
+    endings = Counter(ending for module in modules for ending in _endings(module))
+    return {module: next((e for e in _endings(module) if endings[e] == 1), module) for module in modules}
+
+
+def _endings(module: str) -> list[str]:
+    words = module.split(".")
+    return [".".join(words[i:]) for i in range(len(words) - 1, -1, -1)]
+
+
+def three_layers(layers: Iterable[int]) -> tuple[int, ...]:
+    """The first, the middle and the last, each once."""
+    there = sorted(set(layers))
+    return tuple(dict.fromkeys(there[i] for i in (0, len(there) // 2, -1))) if there else ()
+
+
+def members(table: pd.DataFrame) -> dict[tuple[int, str], list[str]]:
+    """The names of each cell's matrices, by layer and module; of many experts a sample spread over them."""
+    found = {}
+    rows = table[["layer", "module", "matrix"]].drop_duplicates()
+    for (layer, module), names in rows.groupby(["layer", "module"], sort=False)["matrix"]:
+        chosen = np.linspace(0, len(names) - 1, min(SAMPLED, len(names))).round().astype(int)
+        found[int(layer), str(module)] = [str(name) for name in names.iloc[chosen]]
+    return found
+
+
+def mean_spectrum(spectra: Mapping[str, Array], names: Sequence[str]) -> Array | None:
+    """The mean of the arrays that there are, index by index; of those of the commonest length. None without any."""
+    arrays = [np.asarray(array, dtype=np.float64) for array in map(spectra.get, names) if array is not None]
+    arrays = [array for array in arrays if array.size and np.isfinite(array).all()]
+    if not arrays:
+        return None
+    size = Counter(array.size for array in arrays).most_common(1)[0][0]
+    mean: Array = np.mean([array for array in arrays if array.size == size], axis=0)
+    return mean

@@ -1,0 +1,159 @@
+"""Figures of what surrounds the rotation: how much of it is a gauge, and the geometry of embedding and head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from surgery.analysis.cells import of_pair
+from surgery.plotting import draw_line, figure, legend_above, look, pair_label, plain, save, whole_numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+    from surgery.analysis.comparison import Comparison
+
+_LINES = {  # column of `gauge`: what it says, in the order of the looks
+    "change": "change of V and O",
+    "aligned_change": "left after alignment",
+    "remainder": "change of the product O V",
+}
+
+
+def gauge(comparison: Comparison, out: Path) -> tuple[Path, ...]:
+    """How much of the change of value and output projections a rotation of the space between them explains.
+
+    Above, for each layer and key/value head, the share of the squared change that an orthogonal map of the inner space
+    explains; below, over the layers, the relative change before and after that alignment and that of the product
+    O V, the mean over heads and their range. A column for each pair. As appendix A of arXiv 2509.12235. Writes
+    `gauge`, and nothing where no heads were compared. Raises NotInstalledError and OutputError.
+    """
+    table = comparison.gauge
+    if not len(table):
+        return ()
+    table = table[table["stack"].fillna("") == table["stack"].fillna("").value_counts().index[0]]
+    pairs = [pair for pair in comparison.pairs if np.isfinite(of_pair(table, pair)["change"]).any()]
+    if not pairs:
+        return ()
+    heads = sorted(set(table["head"]))
+    heights = [max(0.7, min(2.6, 0.16 * len(heads))), 2.1]
+    width = max(4.8, 0.6 + 3.2 * len(pairs))
+    with figure(width, sum(heights) + 1.3) as drawing:
+        above, below = drawing.subplots(2, len(pairs), squeeze=False, height_ratios=heights, sharex="col", sharey="row")
+        for i, pair in enumerate(pairs):
+            image = _heads(above[i], of_pair(table, pair), heads)
+            above[i].set_title(pair_label(pair, 2.8), fontsize=9)
+            _changes(below[i], of_pair(table, pair))
+            whole_numbers(below[i], "layer")
+        above[0].set_ylabel("key/value head")
+        below[0].set_ylabel("relative change, %")
+        bar = drawing.colorbar(image, ax=list(above), pad=0.02, aspect=8)
+        bar.set_label("rotation\nexplains, %")
+        legend_above(drawing, width, below)
+        return save(drawing, out, "gauge")
+
+
+def _heads(axes: Axes, table: pd.DataFrame, heads: list[int]) -> AxesImage:
+    layers = sorted(set(table["layer"]))
+    span = range(min(layers), max(layers) + 1)
+    shares = 100 * table.pivot(index="head", columns="layer", values="explained").reindex(index=heads, columns=span)
+    place = (span[0] - 0.5, span[-1] + 0.5, len(heads) - 0.5, -0.5)
+    image = axes.imshow(
+        np.asarray(shares, np.float64),
+        aspect="auto",
+        cmap="cividis",
+        vmin=0,
+        vmax=100,
+        extent=place,
+        interpolation="nearest",
+    )
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    step = max(1, -(-len(heads) // 8))
+    axes.set_yticks(range(0, len(heads), step), [str(head) for head in heads[::step]])
+    axes.tick_params(labelbottom=False)
+    return image
+
+
+def _changes(axes: Axes, table: pd.DataFrame) -> None:
+    for i, (column, label) in enumerate(_LINES.items()):
+        by = (100 * table.set_index("layer")[column]).groupby("layer").agg(["mean", "min", "max"]).dropna()
+        if len(by):
+            axes.fill_between(by.index, by["min"], by["max"], color=look(i).colour, alpha=0.13, linewidth=0)
+            draw_line(axes, by.index.to_numpy(), by["mean"].to_numpy(), look(i), label, 2 * i)
+    axes.set_ylim(bottom=0)
+
+
+def embeddings(comparison: Comparison, out: Path) -> tuple[Path, ...]:
+    """How the row spaces of embedding and head lie to each other, in each model.
+
+    On the left their principal angles at the first rank, each model a line, and the angle of chance; on the right
+    their alignment, the mean cos^2, for each rank, and what random spaces of that size would have, r / n. Writes
+    `embeddings`, and nothing for models without both. Raises as `gauge`.
+    """
+    table = comparison.embeddings
+    if not len(table):
+        return ()
+    rank, models = comparison.ranks[0], list(comparison.models)
+    spectra = {model: comparison.spectra.get(f"embedding-head/angles@{rank}/{model}") for model in models}
+    known = {model: np.degrees(angles) for model, angles in spectra.items() if angles is not None and len(angles)}
+    with figure(7.2, 3.4) as drawing:
+        panels = drawing.subplots(1, 2 if known else 1, squeeze=False)[0]
+        if known:
+            for model, angles in known.items():
+                i = models.index(model)
+                label = _model(table, model)
+                draw_line(panels[0], np.arange(1, angles.size + 1), angles, look(i), label, 2 * i)
+            first = table[table["rank"] == rank]
+            if len(first):
+                r = max(angles.size for angles in known.values())
+                by_chance = float(np.degrees(np.arccos(np.sqrt(min(1.0, r / float(first["size"].iloc[0]))))))
+                panels[0].axhline(by_chance, color="black", linewidth=1, linestyle=(0, (1, 2)), label="by chance")
+            panels[0].set_ylim(0, 92)
+            panels[0].set_yticks([0, 30, 60, 90])
+            panels[0].set_ylabel("principal angle, degrees")
+            panels[0].set_title(f"embedding and head, r = {plain(rank)}", fontsize=9)
+            whole_numbers(panels[0], "index", ticks=5)
+        _alignment(panels[-1], comparison, models)
+        legend_above(drawing, 7.2, panels)
+        return save(drawing, out, "embeddings")
+
+
+def _alignment(axes: Axes, comparison: Comparison, models: list[str]) -> None:
+    """Dots for each rank, models side by side, and a stroke at the level of chance."""
+    table = comparison.embeddings
+    ranks = [rank for rank in comparison.ranks if (table["rank"] == rank).any()]
+    for i, model in enumerate(models):
+        mine = table[table["model"] == model].set_index("rank")["alignment"].reindex(ranks).to_numpy(np.float64)
+        x = np.arange(len(ranks)) + 0.6 * ((i + 0.5) / len(models) - 0.5)
+        draw_line(axes, x, mine, look(i), _model(table, model), linestyle="none", markevery=1, markersize=6)
+    chance = _chance(comparison, ranks)
+    axes.hlines(
+        chance, np.arange(len(ranks)) - 0.35, np.arange(len(ranks)) + 0.35, colors="black", linestyles=(0, (1, 2))
+    )
+    axes.set_xticks(range(len(ranks)), [plain(rank, 10) for rank in ranks])
+    axes.set_xlim(-0.6, len(ranks) - 0.4)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlabel("rank r")
+    axes.set_ylabel("alignment, mean cos²")
+
+
+def _chance(comparison: Comparison, ranks: list[str]) -> list[float]:
+    """r / n for each rank; r is the number of angles that were computed."""
+    table = comparison.embeddings
+    found = []
+    for rank in ranks:
+        rows = table[table["rank"] == rank]
+        sizes = [comparison.spectra.get(f"embedding-head/angles@{rank}/{model}") for model in rows["model"]]
+        r = max((len(angles) for angles in sizes if angles is not None), default=0)
+        found.append(r / float(rows["size"].iloc[0]) if r else np.nan)
+    return found
+
+
+def _model(table: pd.DataFrame, model: str) -> str:
+    tied = bool(table.loc[table["model"] == model, "tied"].any())
+    return f"{plain(model)} (tied)" if tied else plain(model)

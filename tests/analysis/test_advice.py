@@ -1,0 +1,115 @@
+"""Advice follows from the figures, and its commands run."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+
+import surgery
+from surgery.analysis.advice import advise, headline, most_rotated, summary
+from surgery.analysis.comparison import Comparison
+from tests.analysis.comparisons import comparison
+from tests.pairs import llama, near, write
+
+
+def with_columns(found: Comparison, **columns: object) -> Comparison:
+    """The comparison with columns of `matrices` replaced."""
+    return dataclasses.replace(found, matrices=found.matrices.assign(**columns))
+
+
+def commands(found: Comparison) -> list[str]:
+    """All commands that are proposed."""
+    return [command for item in advise(found) for command in item.commands]
+
+
+def test_equal_models_need_nothing() -> None:
+    """One sentence, no command."""
+    (item,) = advise(with_columns(comparison(), equal=True))
+    assert item.commands == ()
+    assert "nothing to restore" in item.text
+
+
+@pytest.mark.parametrize(
+    ("cosine", "recipe"), [(0.95, "restore-top-20pct"), (0.4, "restore-top-20pct-rotate"), (0.79, "-rotate")]
+)
+def test_the_formula_fits_how_far_directions_turned(cosine: float, recipe: str) -> None:
+    """The published one where matching vectors are close, `rotate` where its factors would not be orthonormal."""
+    first = commands(with_columns(comparison(), cos_left=cosine, cos_right=cosine))[0]
+    assert shlex.split(first)[:2] == ["surgery", "apply"]
+    assert shlex.split(first)[2].endswith(recipe)
+
+
+def test_layers_that_stand_out_are_named() -> None:
+    """A quarter of the layers with far more rotation than the rest; none where all are alike."""
+    found = comparison(layers=8)
+    rotation = found.matrices.layer.isin([5, 6]) * 0.5 + 0.1
+    assert any("--set layers=5-6" in c for c in commands(with_columns(found, rotation=rotation)))
+    assert not any("layers=" in c for c in commands(with_columns(found, rotation=0.1)))
+    assert not any("layers=" in c for c in commands(with_columns(comparison(layers=2), rotation=0.1)))
+
+
+def test_the_control_is_proposed_where_values_hardly_moved() -> None:
+    """And not where they moved as much as everything else."""
+    steady = with_columns(comparison(), values_change=1e-4, relative_change=0.05)
+    assert any("values-only" in c for c in commands(steady))
+    assert not any("values-only" in c for c in commands(with_columns(steady, values_change=0.05)))
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("models", [("base", "sft"), ("base", "sft", "rl")])
+def test_averaging_and_scoring_always_stand_beside(models: tuple[str, ...], quick: bool) -> None:
+    """No spectral edit without its baseline, and no promise without a score."""
+    found = commands(comparison(models, quick=quick))
+    assert any(" wise-ft " in command for command in found)
+    assert found[-1].startswith("surgery eval ")
+
+
+def test_a_third_model_is_told_how_far_it_went_back() -> None:
+    """In the direction that it took."""
+    found = comparison(("base", "sft", "rl"))
+    texts = " ".join(item.text for item in advise(with_columns(found, moved_back=0.25)))
+    assert "rl moved 25.0% of the way that sft had gone back towards base" in texts
+    texts = " ".join(item.text for item in advise(with_columns(found, moved_back=-0.1)))
+    assert "rl moved 10.0% of the way that sft had gone further away from base" in texts
+
+
+def test_frozen_matrices_are_counted() -> None:
+    """What did not change needs no edit."""
+    found = comparison(equal=["model.layers.0.self_attn.q_proj.weight", "lm_head.weight"])
+    assert any("1 of 28 matrices did not change at all" in item.text for item in advise(found))
+
+
+def test_every_command_can_be_planned(tmp_path: Path) -> None:
+    """For real checkpoints with three models and a space in a path, as they would be pasted."""
+    base = llama(layers=4, width=16)
+    sft = near(base, change=0.4)
+    sft |= {name: near(sft, seed=5, change=2.0)[name] for name in sft if ".layers.3." in name}
+    paths = [write(tmp_path / "my models" / name, w) for name, w in (("base", base), ("sft", sft), ("rl", near(sft)))]
+    found = surgery.diff(*paths)
+    proposed = [shlex.split(command) for command in commands(found)]
+    applied = [words for words in proposed if words[1] == "apply"]
+    assert {words[2] for words in applied} >= {"restore-top-20pct-rotate", "restore-layer-band", "wise-ft"}
+    for _, _, recipe, one, other, _out, *rest in applied:
+        settings = dict(word.split("=", 1) for word in rest if word != "--set")
+        assert surgery.plan(recipe, [one, other], settings=settings).tensors
+
+
+def test_the_summary_is_plain_data() -> None:
+    """No NaN in it: what is not known is None."""
+    found = summary(comparison(quick=True, outside=False))
+    assert found["quick"] is True
+    pairs = found["pairs"]
+    assert isinstance(pairs, dict)
+    assert pairs["base>sft"]["gauge_explained_median"] is None
+    assert pairs == headline(comparison(quick=True, outside=False))
+
+
+def test_most_rotated_are_the_largest() -> None:
+    """In order, of the pair asked for."""
+    found = comparison(("base", "sft", "rl"))
+    table = most_rotated(found, ("base", "rl"), 5)
+    rows = found.matrices[(found.matrices.before == "base") & (found.matrices.after == "rl")]
+    assert list(table.rotation) == sorted(rows.rotation, reverse=True)[:5]
