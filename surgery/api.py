@@ -98,6 +98,7 @@ def apply(
 
     check_device(device)
     reserve_descriptors(made.inputs.values(), len(made.files))
+    decomposer = open_decompositions(cache)
     with Writer(places, made, work, overwrite=overwrite, fresh=fresh, durable=durable) as writer:
         done = execute(
             made,
@@ -105,9 +106,11 @@ def apply(
             workers=_workers(workers),
             memory=memory,
             device=device,
-            decomposer=open_decompositions(cache),
+            decomposer=decomposer,
             progress=progress,
         )
+        if decomposer.problem and progress is not None:
+            progress.note(decomposer.problem)
         files = {companion.name: companion.read() for companion in made.companions}
         if made.index is not None:
             files[made.index_name] = made.index

@@ -181,6 +181,10 @@ class WorkProgress:
         """The run was interrupted."""
         self._console.print("stopping after the matrices at hand; Ctrl-C again leaves at once")
 
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
+        self._console.print(f"note: {text}", markup=False, soft_wrap=not self._console.is_terminal)
+
     def __enter__(self) -> Self:
         self._bar.start()
         return self

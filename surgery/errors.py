@@ -6,7 +6,8 @@
     ├── PlanError        (ValueError)       recipe and checkpoints do not fit together
     ├── NumericalError   (ArithmeticError)  a matrix cannot be decomposed, or a result cannot be stored
     ├── OutputError      (OSError)          the output cannot be written, or must not be touched
-    └── VerifyError      (ValueError)       an output does not match its manifest
+    ├── VerifyError      (ValueError)       an output does not match its manifest
+    └── NotInstalledError (ImportError)     a library that only some commands need is missing
 
 A message says what was found, what was expected and what to do. The command line catches `SurgeryError`
 alone; anything else that reaches a user is a bug.
@@ -68,3 +69,7 @@ class OutputError(SurgeryError, OSError):
 
 class VerifyError(Faults, ValueError):
     """An output differs from what its manifest promises."""
+
+
+class NotInstalledError(SurgeryError, ImportError):
+    """A library that only some commands need is missing; `name` says which, the message how to install it."""

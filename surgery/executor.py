@@ -32,6 +32,9 @@ class Progress(Protocol):
     def stopping(self) -> None:
         """The run was interrupted and waits for the pieces at hand."""
 
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Executed:

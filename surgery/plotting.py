@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from surgery.errors import OutputError, SurgeryError
+from surgery.errors import NotInstalledError, OutputError
 from surgery.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ FORMATS = ("png", "svg")
 SHOWN_NAME = 24  # characters of a foreign name in a legend
 MARKS = 8  # markers on a line of many points: enough to follow it in grey
 LEGEND_CHARACTERS = 15  # of a legend that fit into an inch, line samples included
+FEW_DECADES = 100  # the span of a logarithmic axis up to which numbers stand between powers of ten
 CHARACTER = 0.075  # inches, of a character of average width in a title
 STYLE: dict[str, Any] = {
     "axes.grid": True,
@@ -42,10 +43,6 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "surgery",  # identifiers that do not change from run to run
 }
 _UNDATED: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-
-
-class NotInstalledError(SurgeryError, ImportError):
-    """A library that only figures and reports need is missing; `name` says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +118,11 @@ def save(figure: Figure, out: Path, name: str, remedy: str = "make room, or name
         figure.savefig(content, format=kind, metadata=_UNDATED[kind])
         path = out / f"{name}.{kind}"
         try:
-            write_whole(path, _of_few_colours(content) if kind == "png" else content.getvalue())
+            write_whole(path, content.getvalue())
         except OSError as error:
             raise OutputError(f"cannot write the figure `{path}`: {error.strerror or error}; {remedy}") from error
         written.append(path)
     return tuple(written)
-
-
-def _of_few_colours(png: io.BytesIO) -> bytes:
-    """The picture in 256 colours, which no eye tells from the original: 36 % of its size, over twelve figures."""
-    from PIL import Image  # which matplotlib writes PNG with
-
-    small = io.BytesIO()
-    with Image.open(png) as image:
-        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        few.save(small, "PNG", dpi=image.info["dpi"])
-    return small.getvalue()
 
 
 def pair_label(pair: tuple[str, str], inches: float = math.inf, width: int = 18) -> str:
@@ -194,12 +180,14 @@ def whole_numbers(axes: Axes, label: str, ticks: int = 8) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def plain_log_axis(axes: Axes) -> None:
-    """A logarithmic horizontal axis with numbers as people write them, at 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+def plain_log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Make an axis with data logarithmic, its numbers as people write them: at 1, 2 and 5 of a decade where few fit."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    low, high = axis.get_view_interval()
+    steps = (1.0, 2.0, 5.0) if high < FEW_DECADES * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=steps) if high > 4 * low else MaxNLocator(4))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -28,9 +29,23 @@ def pytest_configure() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs vLLM where it is not installed, except in CI: there such a test must run, or fail."""
-    if item.get_closest_marker("vllm") and find_spec("vllm") is None and "CI" not in os.environ:
+    """Skip what needs vLLM or a browser where there is none, except in CI: there such a test must run, or fail."""
+    if "CI" in os.environ:
+        return
+    if item.get_closest_marker("vllm") and find_spec("vllm") is None:
         pytest.skip("vLLM is not installed; `make test-vllm` installs it")
+    if item.get_closest_marker("browser") and (find_spec("playwright") is None or find_chromium() is None):
+        pytest.skip("Playwright or a Chromium is not installed: `playwright install chromium`, or the system's package")
+
+
+def find_chromium() -> str | None:
+    """A Chromium of the system's, or the one that Playwright has installed for itself."""
+    of_system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    own = sorted(Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", "~/.cache/ms-playwright")).expanduser().glob(_OWN))
+    return of_system or (str(own[-1]) if own else None)
+
+
+_OWN = "chromium*/chrome-*linux*/*headless?shell"  # below Playwright's directory of browsers; for tests it is enough
 
 
 Arrays = Mapping[str, NDArray[Any]]

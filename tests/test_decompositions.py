@@ -19,21 +19,26 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+import surgery
 from surgery import decompositions as module
 from surgery.decompositions import Decompositions, default_directory, open_decompositions
 from surgery.errors import SurgeryError
 from surgery.spectral import decomposer
 from surgery.spectral.decomposer import Decomposer
 from surgery.spectral.triplets import Triplets
-from tests.pairs import files
+from tests.pairs import files, llama, near, write
 from tests.strategies import SPECTRA, weight
 
 SIDE = 24  # what is worth keeping in these tests: matrices from here on
 
 
 @pytest.fixture(autouse=True)
-def _small_matrices_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_matrices_count(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(module, "SMALLEST_SIDE", SIDE)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the workers have
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -193,11 +198,12 @@ def test_other_machines_entries_serve_where_bits_do_not_count(
     """Without `exact` values and triplets of another processor are taken, the same and no others."""
     W = matrix()
     stored = Decompositions(place)
-    expected, values = stored.triplets(W, 8, 2), stored.values(W)
+    expected, leading, values = stored.triplets(W, 8, 2), stored.triplets(W, 9), stored.values(W)
     computed.clear()
     monkeypatch.setattr(module, "_processor", lambda: "another")
     close = Decompositions(place, exact=False)
     assert same(close.triplets(W, 8, 2), expected)
+    assert same(close.triplets(W, 9), leading)
     assert torch.equal(close.values(W), values)
     assert computed == []
     close.triplets(W, 8, 3)
@@ -276,7 +282,7 @@ def test_damaged_entries_are_made_anew(
 
 def test_every_byte_of_the_header_counts(place: Path, computed: list[object]) -> None:
     """Wherever a bit of it is wrong, the entry is made anew."""
-    W = matrix()
+    W = matrix(shape=(SIDE, SIDE))
     expected = Decompositions(place).triplets(W, 8)
     (path,) = entries(place)
     whole = path.read_bytes()
@@ -480,14 +486,71 @@ def test_entries_that_vanish_were_not_there(place: Path, monkeypatch: pytest.Mon
     assert cached.problem is None
 
 
+STEPS: dict[str, list[dict[str, Any]]] = {
+    "none": [{"op": "restore_directions", "from": "base", "head": "20%"}],
+    "rotate": [{"op": "restore_directions", "from": "base", "head": 5, "tail": 4, "orthogonalize": "rotate"}],
+    "polar": [{"op": "restore_directions", "from": "base", "head": 1, "orthogonalize": "polar"}],
+    "swap": [{"op": "swap_directions", "from": "base"}],
+    "values": [{"op": "restore_values", "from": "base"}],
+    "rank": [
+        {"op": "truncate_rank", "rank": 7},
+        {"op": "reset_layers", "from": "base", "select": {"tensors": ["norm"]}},
+    ],
+    "two": [{"op": "restore_directions", "from": "base", "head": "20%"}, {"op": "restore_values", "from": "base"}],
+}
+
+
+@pytest.fixture
+def apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], dict[str, bytes]]:
+    """`apply("rotate", "off")` makes the edit of that name with that `$SURGERY_CACHE`; the files of the output."""
+    base = llama(layers=1, width=SIDE, vocabulary=40)
+    models = write(tmp_path / "base", base), write(tmp_path / "sft", near(base))
+
+    def run(steps: str, cache: str) -> dict[str, bytes]:
+        monkeypatch.setenv("SURGERY_CACHE", cache)
+        recipe = {"name": steps, "models": ["base", "sft"], "steps": STEPS[steps]}
+        return files(surgery.apply(recipe, models, tmp_path / "out", overwrite=True).out)
+
+    return run
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_output_does_not_depend_on_the_directory(
+    place: Path, apply: Callable[[str, str], dict[str, bytes]], computed: list[object], steps: str
+) -> None:
+    """Every edit gives the same bytes without it, with an empty one, and with one that holds all it needs."""
+    expected = apply(steps, "off")
+    assert not place.exists()
+    assert apply(steps, str(place)) == expected
+    assert entries(place)
+    everything = list(computed)
+    computed.clear()
+    assert apply(steps, str(place)) == expected
+    assert len(computed) < len(everything) / 4
+
+
+def test_intermediate_results_are_not_kept(
+    place: Path, apply: Callable[[str, str], dict[str, bytes]], computed: list[object]
+) -> None:
+    """Of two steps the decompositions of both models are kept, and not those of what the first step made."""
+    apply("two", str(place))
+    kept = len(entries(place))
+    kinds = sorted({path.name[65:].rpartition("-")[0] for path in entries(place)})
+    assert kinds == ["5-0", "values"]
+    computed.clear()
+    apply("two", str(place))
+    large = [asked for asked in computed if asked == (SIDE, 0)]
+    assert len(large) == kept // 3  # 20 % of two models and the values of one, for each matrix
+    assert len(entries(place)) == kept
+
+
 def test_threads_share_a_directory(place: Path) -> None:
     """Many at once, the same matrices, a directory too small for all: every result is right."""
     matrices = [matrix(seed) for seed in range(6)] * 5
     expected = [Decomposer().triplets(W, 8) for W in matrices[:6]] * 5
     Decompositions(place).triplets(matrices[0], 8)
     cached = Decompositions(place, limit=nbytes(place) * 4 + 99)
-    torch.set_num_threads(threads := torch.get_num_threads())
-    with ThreadPoolExecutor(8, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with ThreadPoolExecutor(8, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         found = list(pool.map(lambda W: cached.triplets(W, 8), matrices))
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
     assert cached.problem is None
@@ -501,8 +564,9 @@ from surgery import decompositions
 from surgery.spectral.decomposer import Decomposer
 from tests.test_decompositions import matrix, same
 decompositions.SMALLEST_SIDE = 24
+torch.set_num_threads(1)
 cached = decompositions.Decompositions(Path(sys.argv[1]), limit=int(sys.argv[2]))
-for seed in [*range(12)] * 8:
+for seed in [*range(12)] * 4:
     assert same(cached.triplets(matrix(seed), 8), Decomposer().triplets(matrix(seed), 8)), seed
 print(cached.problem)
 """

@@ -61,7 +61,7 @@ def test_every_command_and_option_that_is_named_exists() -> None:
     """`surgery VERB` and `--option` in the text are those of the program."""
     helps = {
         name: subprocess.run([*CLI, name, "--help"], text=True, capture_output=True, check=True).stdout
-        for name in ("apply", "plan", "verify", "inspect", "recipes", "schema", "eval", "train")
+        for name in ("apply", "plan", "verify", "inspect", "recipes", "schema", "diff", "eval", "train")
     }
     for trainer in ("sft", "data"):
         command = [*CLI, "train", trainer, "--help"]
@@ -82,7 +82,7 @@ def test_the_recipe_that_is_shown_runs(place: Path) -> None:
 
 def test_the_python_that_is_shown_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, in the directory of the demo."""
-    _, code, _ = blocks("python")
+    _, code, *_ = blocks("python")
     monkeypatch.chdir(place)
     exec(compile(code, "README.md", "exec"), {})
     assert surgery.verify("out-python").tensors == 38
@@ -99,7 +99,7 @@ def test_the_task_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(evalkit.scorer, "make_engine", lambda *_: FakeEngine(answer))
     for seed, name in enumerate(("base", "out")):
         save_tiny(tmp_path / name, seed=seed)
-    task, _, use = blocks("python")
+    task, _, use, _ = blocks("python")
     namespace: dict[str, Any] = {}
     exec(compile(task, "README.md", "exec"), namespace)
     exec(compile(use, "README.md", "exec"), namespace)
@@ -108,10 +108,33 @@ def test_the_task_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [row.scores["ood"].accuracy.value for row in report.models] == [0, 1]
 
 
+def test_the_comparison_looks_as_shown(place: Path) -> None:
+    """What `surgery diff` prints of the demo's models, with other figures, and other matrices in the table."""
+    shown, *_ = blocks("text")
+    command = [*CLI, "diff", "base", "sft"]
+    done = subprocess.run(command, cwd=place, text=True, capture_output=True, check=True)
+    assert without_names(done.stdout) == without_names(shown)
+
+
+def without_names(table: str) -> list[str]:
+    """The table without figures, shades of cells, and names and shapes of matrices."""
+    text = re.sub("[░▒▓█]", "", table)
+    return without_figures(re.sub(r"^model\.layers\.\S+ +\d+ x \d+", "a matrix", text, flags=re.MULTILINE))
+
+
+def test_the_comparison_in_python_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, in the directory of the demo."""
+    *_, code = blocks("python")
+    monkeypatch.chdir(place)
+    namespace: dict[str, Any] = {"surgery": surgery}
+    exec(compile(code, "README.md", "exec"), namespace)
+    assert len(namespace["table"]) == 29
+
+
 @pytest.mark.real
 def test_the_scores_look_as_shown(smollm2: Pair, tmp_path: Path) -> None:
     """The table of `surgery eval`, with other figures."""
-    shown, _ = blocks("text")
+    _, shown, _ = blocks("text")
     (tmp_path / "base").symlink_to(smollm2.base)
     (tmp_path / "tuned").symlink_to(smollm2.tuned)
     few = ["--n", "3", "--attempts", "2", "--max-tokens", "4", "--loss", "--engine", "transformers"]
@@ -127,7 +150,7 @@ def test_the_scores_look_as_shown(smollm2: Pair, tmp_path: Path) -> None:
 
 def test_the_run_that_is_shown_looks_so(tmp_path: Path) -> None:
     """The first training command and what it prints, with other figures."""
-    _, shown = blocks("text")
+    _, _, shown = blocks("text")
     command = next(line.split("#")[0] for line in README.splitlines() if line.startswith("    surgery train sft"))
     save_tiny(tmp_path / "base")
     done = subprocess.run([*CLI, *shlex.split(command)[1:]], cwd=tmp_path, text=True, capture_output=True, check=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery import plotting
-from surgery.errors import OutputError
+from surgery.errors import NotInstalledError, OutputError
 from surgery.plotting import BLACK, BLUE, VERMILION
 from trainers.errors import RunError, TrainingError
 from trainers.report import Row, series
@@ -102,7 +102,7 @@ def need_matplotlib() -> None:
     """Raise TrainingError where figures could not be drawn; to be asked before a run rather than after it."""
     try:
         plotting.need_matplotlib()
-    except plotting.NotInstalledError as error:
+    except NotInstalledError as error:
         raise TrainingError(
             f"the figures of a run need `{error.name}`, which is not installed: pip install 'surgery[train]'"
         ) from error

@@ -96,8 +96,8 @@ def _values(comparison: Comparison, changed: pd.DataFrame) -> list[Advice]:
     if not values < STEADY_VALUES * matrices:
         return []
     text = (
-        f"Singular values moved by {values:.2%}, the matrices by {matrices:.2%} (medians): directions changed. "
-        f"Restoring values alone should change next to nothing; it is the control:"
+        f"Singular values moved by {_percent(values)}, the matrices by {_percent(matrices)} (medians): directions "
+        f"changed. Restoring values alone should change next to nothing; it is the control:"
     )
     return [Advice(text, (_apply(comparison, "values-only", "control"),))]
 
@@ -117,8 +117,8 @@ def _returned(comparison: Comparison, third: str) -> list[Advice]:
     share = float(moved.mean())
     where = f"back towards {base}" if share >= 0 else f"further away from {base}"
     text = (
-        f"{third} moved {abs(share):.1%} of the way that {tuned} had gone {where} (mean over the matrices). To see "
-        f"whether its gain sits in the directions, force it onto those of {tuned}:"
+        f"{third} moved {_percent(abs(share))} of the way that {tuned} had gone {where} (mean over the matrices). "
+        f"To see whether its gain sits in the directions, force it onto those of {tuned}:"
     )
     command = _command("apply", "rl-with-sft-directions", *list(comparison.models.values())[1:], "swapped")
     return [Advice(text, (command,))]
@@ -139,47 +139,5 @@ def _command(*words: str) -> str:
     return shlex.join(["surgery", *words])
 
 
-def summary(comparison: Comparison) -> dict[str, object]:
-    """The comparison in short, as plain data."""
-    return {
-        "models": dict(comparison.models),
-        "ranks": list(comparison.ranks),
-        "quick": comparison.quick,
-        "pairs": headline(comparison),
-        "most_rotated": [
-            {"matrix": row.matrix, "rotation_degrees": _number(math.degrees(row.rotation))}
-            for row in most_rotated(comparison, comparison.pairs[0]).itertuples()
-        ],
-        "advice": [{"text": item.text, "commands": list(item.commands)} for item in advise(comparison)],
-        "remarks": list(comparison.remarks),
-    }
-
-
-def headline(comparison: Comparison) -> dict[str, object]:
-    """The few figures that a summary tells of each pair; None for what is not known."""
-    found: dict[str, object] = {}
-    for before, after in comparison.pairs:
-        rows = of_pair(comparison.matrices, (before, after))
-        gauge = of_pair(comparison.gauge, (before, after))
-        found[f"{before}>{after}"] = {
-            "matrices": len(rows),
-            "equal": int(rows["equal"].sum()),
-            "rotation_degrees_median": _number(math.degrees(rows["rotation"].median())),
-            "relative_change_median": _number(rows["relative_change"].median()),
-            "values_change_median": _number(rows["values_change"].median()),
-            "cos_median": _number(rows[["cos_left", "cos_right"]].mean(axis=1).median()),
-            "off_diagonal_share_median": _number(1 - rows.loc[~rows["equal"].astype(bool), "diagonal_share"].median()),
-            "intruders": int(rows[["intruders_left", "intruders_right"]].sum().max()),
-            "gauge_explained_median": _number(gauge["explained"].median()),
-            "moved_back_mean": _number(rows["moved_back"].mean()),
-        }
-    return found
-
-
-def most_rotated(comparison: Comparison, pair: tuple[str, str], count: int = 10) -> pd.DataFrame:
-    """The rows of the matrices that rotated most, the first most."""
-    return of_pair(comparison.matrices, pair).nlargest(count, "rotation")
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

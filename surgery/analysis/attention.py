@@ -39,6 +39,15 @@ class Attention:
             yield from infos.values()
 
     @property
+    def chance(self) -> float:
+        """The share of a small change at random that a rotation explains: (head_dim - 1) / 2 degrees of freedom for
+        each of the head_dim dimensions, of the weights that meet in one of them.
+        """
+        value, output = (next(iter(infos.values())) for infos in (self.value, self.output))
+        group = output.shape[1] // value.shape[0]
+        return (self.head_dim - 1) / 2 / (value.shape[1] + group * output.shape[0])
+
+    @property
     def memory(self) -> int:
         """Upper bound of the bytes that a worker holds: all models' projections, and one head's in float64."""
         elements = sum(info.elements for info in self.tensors())

@@ -64,8 +64,9 @@ CAPTIONS = {
         "How much of it is a gauge",
         "A rotation of the space between the value and output projections of a head changes both and leaves the head's "
         "function as it is. Above, the share of the squared change that such a rotation explains, for each layer and "
-        "key/value head. Below, the change as it is, what the best alignment leaves, and how much the product of both "
-        "projections changed; bands run over heads.",
+        "key/value head; beside the scale, what it would explain of a small change at random. Below, the change as it "
+        "is, what the best alignment leaves, and how much the product of both projections changed; bands run over "
+        "heads.",
         "the appendix on gauge freedom",
     ),
     "embeddings": Caption(

@@ -19,7 +19,7 @@ PAIR = ["before", "after"]
 SAMPLED = 8  # experts of a cell whose spectra are averaged, so that tens of thousands need not be read
 _TEXT = frozenset({*PLACE, *PAIR, "matrix", "tensor", "expert", "group", "equal"})
 _ORDER = ("q", "k", "v", "qkv", "o", "gate", "up", "down")  # of projections, in the order in which data pass them
-_GROUPS = ("attention", "mlp")
+_GROUPS = ("attention", "mlp", "embedding", "lm_head")
 
 
 def cells(comparison: Comparison) -> pd.DataFrame:
@@ -39,11 +39,12 @@ def cells(comparison: Comparison) -> pd.DataFrame:
     worst = table.sort_values(["_turn", "relative_change"], ascending=False, kind="stable")
     firsts = worst.groupby([*PLACE, *PAIR], sort=False, dropna=False)[["matrix", "group"]].first()
     found = found.join(firsts).reset_index()
-    place = {module: i for i, module in enumerate(_sorted_modules(found))}
+    place = {module: i for i, module in enumerate(sorted_modules(found))}
     return found.assign(_place=found["module"].map(place)).sort_values(["_place"], kind="stable").drop(columns="_place")
 
 
-def _sorted_modules(table: pd.DataFrame) -> list[str]:
+def sorted_modules(table: pd.DataFrame) -> list[str]:
+    """The modules in the order in which data pass them, as far as their names tell."""
     groups = dict(zip(table["module"], table["group"], strict=True))
     parents = list(dict.fromkeys(module.rpartition(".")[0] for module in groups))
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from surgery.spectral.triplets import Triplets
 
+BLOCK = 1 << 20  # elements converted to float64 at a time
+
 
 def relative_change(before_norm: float, change_norm: float) -> float:
     """|A - B| / |B| from the two norms: 0 where nothing changed, infinite from nothing to something, never NaN."""
@@ -52,8 +54,9 @@ def moved_back(base: Tensor, tuned: Tensor, third: Tensor) -> float:
     where `tuned` equals `base`: nothing to take back.
     """
     inner = total = 0.0
-    for i in range(0, len(base), ROW_BLOCK):
-        rows = slice(i, i + ROW_BLOCK)
+    step = max(1, BLOCK * len(base) // base.numel())
+    for i in range(0, len(base), step):
+        rows = slice(i, i + step)
         there = (tuned[rows].double() - base[rows]).flatten()
         back = (tuned[rows].double() - third[rows]).flatten()
         inner += float(there @ back)

@@ -101,7 +101,7 @@ def diff(
             click.echo("what is measured is kept: run the same command again to go on", err=True)
         raise
     if as_json:
-        from surgery.analysis.advice import summary
+        from surgery.analysis.summary import summary
 
         print_json(summary(found))
     else:

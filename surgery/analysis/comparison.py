@@ -32,9 +32,9 @@ change_head_share            share of that energy in the leading 20 %
 moved_back                   row (base, third): the share of the change base -> tuned that third undid
 
 `gauge`: a row for each key/value head and pair: stack, layer, head, before, after, change (relative, of V and O
-together), explained (share of the squared change that a rotation of the inner space explains), rotation (its mean
-angle), aligned_change (relative change that is left), remainder (|O_A V_A - O_B V_B|_F / |O_B V_B|_F: what changes the
-function).
+together), explained (share of the squared change that a rotation of the inner space explains), chance (what it would
+explain of a small change at random), rotation (its mean angle), aligned_change (relative change that is left),
+remainder (|O_A V_A - O_B V_B|_F / |O_B V_B|_F: what changes the function).
 
 `embeddings`: a row for each model and rank: model, rank, size (of the space), alignment (mean cos^2 of the principal
 angles between the leading-r row spaces of embedding and head; by chance r / size), angle (their mean), tied.
@@ -52,6 +52,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.floating]
+
+
+GAUGE = (
+    *("stack", "layer", "head", "before", "after"),
+    *("change", "explained", "chance", "rotation", "aligned_change", "remainder"),
+)
+EMBEDDINGS = ("model", "rank", "size", "alignment", "angle", "tied")
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from surgery.analysis.advice import advise, most_rotated
+from surgery.analysis.advice import advise
 from surgery.analysis.cells import cells, inside_layers, of_pair, short_names
 from surgery.analysis.store import FIGURES, REPORT
+from surgery.analysis.summary import most_rotated
 from surgery.console import WorkProgress, make_console, make_table
 from surgery.header import shown
 
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
     from surgery.analysis.comparison import Comparison
     from surgery.analysis.matching import Matching, Matrix
 
+PROSE = 110  # characters of a line of prose at most
 SHADES = " ░▒▓█"  # they read without colour
 COLOURS = ("grey37", "blue", "cyan", "yellow", "bright_white")
-NARROW = 4  # characters of a cell of the heat map at least
 
 
 def print_comparison(comparison: Comparison, out: Path | None) -> None:
@@ -40,13 +42,19 @@ def print_comparison(comparison: Comparison, out: Path | None) -> None:
     _print_most_rotated(console, comparison)
     console.print()
     for remark in comparison.remarks:
-        console.print(f"note: {remark}")
+        _say(console, f"note: {remark}")
     for item in advise(comparison):
-        console.print(item.text, soft_wrap=not console.is_terminal)
+        _say(console, item.text)
         for command in item.commands:
             console.print(f"    {command}", soft_wrap=True)
     if out is not None:
         console.print(f"\n{out}: {REPORT}, {FIGURES}/, matrices.parquet, spectra.npz, summary.json", soft_wrap=True)
+
+
+def _say(console: Console, text: str) -> None:
+    """Prose, in lines that can be read; paths and names are not cut."""
+    width = min(PROSE, console.width)
+    console.print(textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False), soft_wrap=True)
 
 
 def _print_map(console: Console, comparison: Comparison, pair: tuple[str, str]) -> None:
@@ -60,20 +68,26 @@ def _print_map(console: Console, comparison: Comparison, pair: tuple[str, str]) 
         console.print("no layers; see the table below")
         return
     most = math.degrees(inside["rotation"].max())
+    digits = _digits(most)
     grid = make_table("layer", *names.values(), right=["layer", *names.values()])
     angles = {(row.layer, row.module): math.degrees(row.rotation) for row in inside.itertuples()}
     for layer in layers:
-        grid.add_row(str(layer), *(_cell(angles.get((layer, module)), most) for module in names))
+        grid.add_row(str(layer), *(_cell(angles.get((layer, module)), most, digits) for module in names))
     console.print(grid)
 
 
-def _cell(degrees: float | None, most: float) -> Text:
+def _digits(most: float) -> int:
+    """Decimals with which the largest angle of a map has three digits: the same for all its numbers."""
+    return min(6, max(0, 2 - math.floor(math.log10(most)))) if most > 0 else 0
+
+
+def _cell(degrees: float | None, most: float, digits: int) -> Text:
     """The number, shaded by how much it is of the largest."""
     if degrees is None or math.isnan(degrees):
         return Text("-")
     part = degrees / most if most > 0 else 0.0
     shade = min(len(SHADES) - 1, int(part * len(SHADES)))
-    return Text.assemble(f"{_number(degrees)} ", (SHADES[shade], COLOURS[shade]))
+    return Text.assemble(f"{degrees:.{digits}f} ", (SHADES[shade], COLOURS[shade]))
 
 
 def _print_pairs(console: Console, comparison: Comparison) -> None:
@@ -104,19 +118,21 @@ def _print_pairs(console: Console, comparison: Comparison) -> None:
             _number(rows[["cos_left", "cos_right"]].mean(axis=1).median()),
             _share(1 - changed["diagonal_share"].median()),
             _share(gauge["explained"].median()),
+            _share(gauge["chance"].median()),
             _share(rows["moved_back"].mean()),
         )
     console.print(table)
-    console.print(
+    _say(
+        console,
         "medians over the matrices: change and values relative to before; |cos| of matching directions; off-diag, the "
-        "share of the change that rotates; gauge, the share of value/output change that changes nothing",
-        soft_wrap=not console.is_terminal,
+        "share of the change that rotates; gauge, the share of value/output change that changes nothing, beside "
+        "that of a change at random",
     )
 
 
 def _print_most_rotated(console: Console, comparison: Comparison) -> None:
     pair = comparison.pairs[0]
-    columns = ("rotated most", "shape", "left", "right", "largest", "change", "values", "intruders")
+    columns = ("rotated most", "shape", "left, deg", "right, deg", "largest", "change", "values", "intruders")
     table = make_table(*columns, right=columns[2:])
     for row in most_rotated(comparison, pair).itertuples():
         table.add_row(

@@ -15,7 +15,7 @@ from surgery.analysis.matching import match
 from surgery.analysis.names import short_names
 from surgery.checkpoint import open_checkpoint
 from surgery.descriptors import reserve_descriptors
-from surgery.errors import SurgeryError
+from surgery.errors import NotInstalledError
 from surgery.manifest import identity, versions
 from surgery.unfinished import Places, check_output, settled, writing
 
@@ -94,9 +94,10 @@ def _prepare(matching: Matching, resources: Resources) -> None:
     """Find out now what would stop the run later."""
     missing = [package for package in _NEEDED if find_spec(package) is None]
     if missing:
-        raise SurgeryError(
+        raise NotInstalledError(
             f"comparing needs {', '.join(f'`{package}`' for package in missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install 'surgery[diff]'"
+            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install 'surgery[diff]'",
+            name=missing[0],
         )
     if resources.memory is not None:
         matching.check_memory(resources.memory)
@@ -110,29 +111,34 @@ def _measure(matching: Matching, store: Store, resources: Resources, progress: P
     from surgery.analysis.run import measure_all
     from surgery.decompositions import open_decompositions
 
-    return measure_all(
+    decomposer = open_decompositions(resources.cache, exact=False)
+    found = measure_all(
         matching,
         store,
         workers=resources.workers,
         memory=resources.memory,
         device=resources.device,
-        decomposer=open_decompositions(resources.cache, exact=False),
+        decomposer=decomposer,
         progress=progress,
     )
+    if decomposer.problem and progress is not None:
+        progress.note(decomposer.problem)
+    return found
 
 
 def _write(found: Comparison, store: Store, work: Mapping[str, object]) -> None:
     """Tables, figures, report and summary, and then the output gets its name."""
-    from surgery.analysis.advice import advise, summary
+    from surgery.analysis.advice import advise
     from surgery.analysis.figures import draw
     from surgery.analysis.report import make_report
     from surgery.analysis.store import FIGURES, REPORT
+    from surgery.analysis.summary import summary
 
     store.write_tables(found)
     drawn = draw(found, store.make(FIGURES))
     advice = advise(found)
     with writing(store.directory):
-        figures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
+        figures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".png"}
     store.write(REPORT, make_report(found, advice, figures, versions()))
     store.publish({"format": work["format"], **summary(found), "identity": work})
 

@@ -238,7 +238,7 @@ def _scatter(axes: Axes, points: list[tuple[Array, Array]], labels: list[str]) -
                 edgecolors=look(i).colour,
                 label=label,
             )
-    plain_log_axis(axes)
+    plain_log_axis(axes, "x")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("change of singular values, % (log scale)")
     axes.set_ylabel("mean principal angle, degrees")

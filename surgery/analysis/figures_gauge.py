@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from surgery.analysis.comparison import Comparison
 
+SCALES = (5.0, 10.0, 25.0, 50.0, 100.0)
 _LINES = {  # column of `gauge`: what it says, in the order of the looks
     "change": "change of V and O",
     "aligned_change": "left after alignment",
@@ -40,24 +41,30 @@ def gauge(comparison: Comparison, out: Path) -> tuple[Path, ...]:
     if not pairs:
         return ()
     heads = sorted(set(table["head"]))
+    most = _end(100 * table["explained"].max())
     heights = [max(0.7, min(2.6, 0.16 * len(heads))), 2.1]
     width = max(4.8, 0.6 + 3.2 * len(pairs))
     with figure(width, sum(heights) + 1.3) as drawing:
         above, below = drawing.subplots(2, len(pairs), squeeze=False, height_ratios=heights, sharex="col", sharey="row")
         for i, pair in enumerate(pairs):
-            image = _heads(above[i], of_pair(table, pair), heads)
+            image = _heads(above[i], of_pair(table, pair), heads, most)
             above[i].set_title(pair_label(pair, 2.8), fontsize=9)
             _changes(below[i], of_pair(table, pair))
             whole_numbers(below[i], "layer")
         above[0].set_ylabel("key/value head")
         below[0].set_ylabel("relative change, %")
         bar = drawing.colorbar(image, ax=list(above), pad=0.02, aspect=8)
-        bar.set_label("rotation\nexplains, %")
+        bar.set_label(f"rotation\nexplains, %\n(chance {100 * table['chance'].mean():.2g})")
         legend_above(drawing, width, below)
         return save(drawing, out, "gauge")
 
 
-def _heads(axes: Axes, table: pd.DataFrame, heads: list[int]) -> AxesImage:
+def _end(most: float) -> float:
+    """Where the scale of shares ends, in percent: no higher than needed, and the same for values that are close."""
+    return next((end for end in SCALES if most <= end), SCALES[-1])
+
+
+def _heads(axes: Axes, table: pd.DataFrame, heads: list[int], most: float) -> AxesImage:
     layers = sorted(set(table["layer"]))
     span = range(min(layers), max(layers) + 1)
     shares = 100 * table.pivot(index="head", columns="layer", values="explained").reindex(index=heads, columns=span)
@@ -67,7 +74,7 @@ def _heads(axes: Axes, table: pd.DataFrame, heads: list[int]) -> AxesImage:
         aspect="auto",
         cmap="cividis",
         vmin=0,
-        vmax=100,
+        vmax=most,
         extent=place,
         interpolation="nearest",
     )
@@ -108,15 +115,13 @@ def embeddings(comparison: Comparison, out: Path) -> tuple[Path, ...]:
                 i = models.index(model)
                 label = _model(table, model)
                 draw_line(panels[0], np.arange(1, angles.size + 1), angles, look(i), label, 2 * i)
-            first = table[table["rank"] == rank]
-            if len(first):
-                r = max(angles.size for angles in known.values())
-                by_chance = float(np.degrees(np.arccos(np.sqrt(min(1.0, r / float(first["size"].iloc[0]))))))
-                panels[0].axhline(by_chance, color="black", linewidth=1, linestyle=(0, (1, 2)), label="by chance")
+            r = max(angles.size for angles in known.values())
+            by_chance = float(np.degrees(np.arccos(np.sqrt(min(1.0, r / float(table["size"].iloc[0]))))))
+            panels[0].axhline(by_chance, color="black", linewidth=1, linestyle=(0, (1, 2)), label="by chance")
             panels[0].set_ylim(0, 92)
             panels[0].set_yticks([0, 30, 60, 90])
             panels[0].set_ylabel("principal angle, degrees")
-            panels[0].set_title(f"embedding and head, r = {plain(rank)}", fontsize=9)
+            panels[0].set_title(f"embedding and head, r = {r:,}", fontsize=9)
             whole_numbers(panels[0], "index", ticks=5)
         _alignment(panels[-1], comparison, models)
         legend_above(drawing, 7.2, panels)
@@ -124,34 +129,21 @@ def embeddings(comparison: Comparison, out: Path) -> tuple[Path, ...]:
 
 
 def _alignment(axes: Axes, comparison: Comparison, models: list[str]) -> None:
-    """Dots for each rank, models side by side, and a stroke at the level of chance."""
-    table = comparison.embeddings
-    ranks = [rank for rank in comparison.ranks if (table["rank"] == rank).any()]
+    """Dots for each rank, models side by side, and a stroke at the level of chance, r / n."""
+    table = comparison.embeddings.drop_duplicates(["model", "rank"])
+    ranks = sorted(set(table["rank"]))
+    places = np.arange(len(ranks))
     for i, model in enumerate(models):
         mine = table[table["model"] == model].set_index("rank")["alignment"].reindex(ranks).to_numpy(np.float64)
-        x = np.arange(len(ranks)) + 0.6 * ((i + 0.5) / len(models) - 0.5)
+        x = places + 0.6 * ((i + 0.5) / len(models) - 0.5)
         draw_line(axes, x, mine, look(i), _model(table, model), linestyle="none", markevery=1, markersize=6)
-    chance = _chance(comparison, ranks)
-    axes.hlines(
-        chance, np.arange(len(ranks)) - 0.35, np.arange(len(ranks)) + 0.35, colors="black", linestyles=(0, (1, 2))
-    )
-    axes.set_xticks(range(len(ranks)), [plain(rank, 10) for rank in ranks])
+    chance = [rank / float(table["size"].iloc[0]) for rank in ranks]
+    axes.hlines(chance, places - 0.35, places + 0.35, colors="black", linestyles=(0, (1, 2)), label="by chance")
+    axes.set_xticks(places, [f"{rank:,}" for rank in ranks])
     axes.set_xlim(-0.6, len(ranks) - 0.4)
     axes.set_ylim(0, 1.03)
     axes.set_xlabel("rank r")
     axes.set_ylabel("alignment, mean cos²")
-
-
-def _chance(comparison: Comparison, ranks: list[str]) -> list[float]:
-    """r / n for each rank; r is the number of angles that were computed."""
-    table = comparison.embeddings
-    found = []
-    for rank in ranks:
-        rows = table[table["rank"] == rank]
-        sizes = [comparison.spectra.get(f"embedding-head/angles@{rank}/{model}") for model in rows["model"]]
-        r = max((len(angles) for angles in sizes if angles is not None), default=0)
-        found.append(r / float(rows["size"].iloc[0]) if r else np.nan)
-    return found
 
 
 def _model(table: pd.DataFrame, model: str) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from surgery.analysis.cells import inside_layers, mean_spectrum, members, short_names, three_layers
+from surgery.analysis.cells import inside_layers, mean_spectrum, members, short_names, sorted_modules, three_layers
 from surgery.plotting import (
+    LOOKS,
     draw_line,
     figure,
     legend_above,
@@ -73,7 +74,7 @@ def singular_values(comparison: Comparison, out: Path) -> tuple[Path, ...]:
 
 
 def _projections(table: pd.DataFrame) -> list[str]:
-    modules = list(dict.fromkeys(table["module"]))
+    modules = sorted_modules(table)
     found = [module for module in modules if _QKV.search(module.rsplit(".", 1)[-1].lower())]
     if not found:
         found = [*dict.fromkeys(table.loc[table["group"] == "attention", "module"])] or modules
@@ -100,7 +101,7 @@ def _draw_values(above: Axes, below: Axes, comparison: Comparison, values: dict[
         index = np.arange(1, spectrum.size + 1)
         draw_line(above, index, np.where(spectrum > 0, spectrum, np.nan), look(i), plain(model), 2 * i)
     if any((spectrum > 0).any() for spectrum in values.values()):
-        above.set_yscale("log")
+        plain_log_axis(above, "y")
     for i, (before, after) in enumerate(comparison.pairs, start=1):
         if before in values and after in values:
             difference = values[after] - values[before]
@@ -135,7 +136,7 @@ _ANGLE_FIGURES = ["principal_angles", "principal_angles_middle", "principal_angl
 
 def _angles(comparison: Comparison, layer: int, name: str, out: Path) -> tuple[Path, ...]:
     table = inside_layers(comparison.matrices)
-    modules = list(dict.fromkeys(table.loc[table["layer"] == layer, "module"]))
+    modules = sorted_modules(table[table["layer"] == layer])
     named = members(table[table["layer"] == layer])
     spectra = {module: found for module in modules if (found := _angle_spectra(comparison, named[layer, module]))}
     spectra = dict(list(spectra.items())[:SHOWN_MODULES])
@@ -200,16 +201,19 @@ def low_rank(comparison: Comparison, out: Path) -> tuple[Path, ...]:
     if not lines:
         return ()
     short = short_names(table["module"])
-    modules = list(dict.fromkeys(table["module"]))
+    modules = sorted_modules(table)
     width = max(4.4, 3.0 * len(lines))
     with figure(width, 3.6 + 0.06 * len(modules)) as drawing:
         panels = drawing.subplots(1, len(lines), squeeze=False, sharey=True)[0]
         for axes, (pair, found) in zip(panels, lines.items(), strict=True):
-            for module, energy in found.items():
-                i = modules.index(module)
-                draw_line(axes, np.arange(1, energy.size + 1), 100 * energy, look(i), plain(short[module]), i)
+            for i, module in enumerate(modules):
+                if (energy := found.get(module)) is None:
+                    continue
+                marks = (0.02 * (i % len(LOOKS)), 0.02 * len(LOOKS))  # evenly along the line: the axis is logarithmic
+                index = np.arange(1, energy.size + 1)
+                draw_line(axes, index, 100 * energy, look(i), plain(short[module]), markevery=marks)
             axes.axhline(CARRIED, color="black", linewidth=0.8, linestyle=":")
-            plain_log_axis(axes)
+            plain_log_axis(axes, "x")
             axes.set_ylim(0, 102)
             axes.set_xlabel("directions of the change (log scale)")
             axes.set_title(pair_label(pair, 2.6), fontsize=9)

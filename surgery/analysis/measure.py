@@ -235,6 +235,7 @@ def measure_attention(attention: Attention, weights: Mapping[str, ValueOutput]) 
                     "after": after,
                     "change": found.change,
                     "explained": found.explained,
+                    "chance": attention.chance,
                     "rotation": found.rotation,
                     "aligned_change": found.aligned_change,
                     "remainder": found.remainder,

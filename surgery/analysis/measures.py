@@ -28,11 +28,10 @@ class Measure:
     mapped: bool = False  # whether the heat map can show it
 
     def values(self, table: pd.DataFrame) -> Array:
-        """In the unit that is shown; NaN where not known or infinite."""
+        """In the unit that is shown; not finite where not known."""
         column = table[self.key] if self.of is None else self.of(table)
         scale = {DEGREES: 180 / np.pi, PERCENT: 100.0}.get(self.unit, 1.0)
-        values = scale * np.asarray(column, np.float64)
-        return np.where(np.isfinite(values), values, np.nan)
+        return scale * np.asarray(column, np.float64)
 
 
 def _turned(table: pd.DataFrame) -> pd.Series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -32,9 +33,9 @@ def short_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
 def _parts(checkpoint: Checkpoint) -> list[str]:
     if checkpoint.hub_id is not None:
         text = checkpoint.source
-    elif checkpoint.is_directory:
-        text = str(checkpoint.root.resolve())
     else:
-        text = str(checkpoint.shards[0].path.absolute().with_suffix(""))
+        path = checkpoint.root if checkpoint.is_directory else checkpoint.shards[0].path.with_suffix("")
+        # not where a link leads: `final` says more than `checkpoint-800`
+        text = os.path.abspath(path)  # noqa: PTH100
     parts = [re.sub(r"[^\w.-]+", "-", part, flags=re.ASCII).strip("-.") for part in text.split("/")]
     return [part for part in parts if part] or ["model"]

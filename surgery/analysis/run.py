@@ -14,7 +14,7 @@ import torch
 
 from surgery import crew
 from surgery.analysis.attention import Attention
-from surgery.analysis.comparison import Comparison
+from surgery.analysis.comparison import EMBEDDINGS, GAUGE, Comparison
 from surgery.analysis.gauge import ValueOutput
 from surgery.analysis.measure import Measured, measure_attention, measure_matrix
 from surgery.analysis.overlap import principal_angles
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 Job = tuple[int, "Matrix | Attention"]
 EMBEDDING_HEAD = "embedding-head"
-_GAUGE = ("stack", "layer", "head", "before", "after", "change", "explained", "rotation", "aligned_change", "remainder")
-_EMBEDDINGS = ("model", "rank", "size", "alignment", "angle", "tied")
 
 
 class Progress(Protocol):
@@ -51,6 +49,9 @@ class Progress(Protocol):
 
     def drawing(self) -> None:
         """Everything is measured; the figures and the report follow."""
+
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
 
 
 def measure_all(
@@ -184,8 +185,8 @@ def _collected(matching: Matching, store: Store) -> Comparison:
         ranks=matching.ranks,
         quick=matching.quick,
         matrices=frame,
-        gauge=pd.DataFrame(gauge, columns=list(_GAUGE)),
-        embeddings=pd.DataFrame(embeddings, columns=list(_EMBEDDINGS)),
+        gauge=pd.DataFrame(gauge, columns=list(GAUGE)),
+        embeddings=pd.DataFrame(embeddings, columns=list(EMBEDDINGS)),
         remarks=matching.remarks,
         spectra=store.write_spectra(numbers, angles),
     )
@@ -212,6 +213,6 @@ def _embeddings(matching: Matching, store: Store, numbers: Mapping[str, int]) ->
                 )
                 angles = principal_angles(A, B)
             alignment, angle = float(angles.cos().square().mean()), float(angles.mean())
-            rows.append(dict(zip(_EMBEDDINGS, (model, rank, size, alignment, angle, tied), strict=True)))
+            rows.append(dict(zip(EMBEDDINGS, (model, rank, size, alignment, angle, tied), strict=True)))
             arrays[f"{EMBEDDING_HEAD}/angles@{asked}/{model}"] = angles.numpy()
     return rows, arrays

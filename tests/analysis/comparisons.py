@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from surgery.analysis.comparison import Comparison
+from surgery.analysis.comparison import GAUGE, Comparison
 
 Array = NDArray[np.float64]
 
@@ -19,8 +19,8 @@ MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 EXPERTS = ("mlp.experts.gate_proj", "mlp.experts.up_proj", "mlp.experts.down_proj")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 STACK = "model.layers"
-SLOW = ("diagonal_share", "moved_back", "change_stable_rank", "change_effective_rank")
-SLOW += ("change_rank_90", "change_head_share")
+SLOW = ("values_head_share", "values_bulk_share", "values_tail_share", "effective_rank_before", "effective_rank_after")
+SLOW += ("change_stable_rank", "change_effective_rank", "change_rank_90", "change_head_share")
 
 
 def comparison(
@@ -37,7 +37,8 @@ def comparison(
 ) -> Comparison:
     """As `surgery diff` would give it, for a model with `layers` layers of these modules and n singular values each.
 
-    With `experts`, so many for each module below `mlp.experts`. Matrices named in `equal` are the same in all models.
+    What `quick` leaves out is NaN. With `experts`, so many for each module below `mlp.experts`. Matrices named in
+    `equal` are the same in all models.
     """
     maker = _Maker(tuple(models), n, quick, ranks, frozenset(equal), np.random.default_rng(seed))
     for layer in range(layers):
@@ -54,7 +55,7 @@ def comparison(
         for name, group in (("model.embed_tokens", "embedding"), ("lm_head", "lm_head")):
             maker.add(f"{name}.weight", f"{name}.weight", -1, "", -1, name, group, 0.2)
         maker.add_embeddings()
-    if not quick and any("v_proj" in module for module in modules):
+    if any("v_proj" in module for module in modules):
         maker.add_gauge(layers)
     return maker.made()
 
@@ -171,7 +172,7 @@ class _Maker:
                 alignment = float(np.mean(np.cos(angles) ** 2))
                 row = {
                     "model": model,
-                    "rank": rank,
+                    "rank": r,
                     "size": self.n,
                     "alignment": alignment,
                     "angle": float(angles.mean()),
@@ -197,7 +198,7 @@ class _Maker:
                         "rotation": 0.02,
                         "aligned_change": change * math.sqrt(1 - explained),
                     }
-                    self.gauge.append(row | {"remainder": change * 0.6})
+                    self.gauge.append(row | {"remainder": change * 0.6, "chance": 0.05})
 
     def made(self) -> Comparison:
         """What was added so far."""
@@ -206,7 +207,7 @@ class _Maker:
             ranks=self.ranks,
             quick=self.quick,
             matrices=pd.DataFrame(self.rows),
-            gauge=pd.DataFrame(self.gauge),
+            gauge=pd.DataFrame(self.gauge, columns=list(GAUGE)),
             embeddings=pd.DataFrame(self.embeddings),
             remarks=("`model.norm.weight` has one dimension and is not compared.",),
             spectra=self.spectra,

@@ -25,7 +25,7 @@ def share_by_definition(delta: Tensor, triplets: Triplets) -> float:
     return diagonal / float(np.sum(known**2))
 
 
-def test_relative_change_is_never_nan():
+def test_relative_change_is_never_nan() -> None:
     """0 without a change, infinite from nothing to something, else the ratio."""
     assert relative_change(4.0, 1.0) == 0.25
     assert relative_change(4.0, 0.0) == relative_change(0.0, 0.0) == 0
@@ -34,7 +34,7 @@ def test_relative_change_is_never_nan():
 
 @pytest.mark.parametrize("shape", [(60, 40), (40, 60), (50, 50), (3000, 12), (12, 3000)])
 @pytest.mark.parametrize("part", [0.2, 0.7, 1])
-def test_diagonal_share_is_that_of_its_definition(shape: tuple[int, int], part: float):
+def test_diagonal_share_is_that_of_its_definition(shape: tuple[int, int], part: float) -> None:
     """Tall, wide and square, with some or all triplets, over several blocks of rows; in float32 to its accuracy."""
     base = weight(generator(), "decaying", *shape)
     triplets = outer_triplets(base, max(1, int(part * min(shape))))
@@ -46,7 +46,7 @@ def test_diagonal_share_is_that_of_its_definition(shape: tuple[int, int], part: 
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (30, 40), (30, 30), (1, 1), (1, 5), (5, 1)])
-def test_changed_values_are_on_the_diagonal(shape: tuple[int, int]):
+def test_changed_values_are_on_the_diagonal(shape: tuple[int, int]) -> None:
     """Other values with the same directions: 1; directions alone exchanged for others: 0; values grow by half: 1."""
     base = weight(generator(), "decaying", *shape)
     n = min(shape)
@@ -58,7 +58,7 @@ def test_changed_values_are_on_the_diagonal(shape: tuple[int, int]):
         assert diagonal_share((triplets.U * new) @ triplets.V.roll(1, 1).mT, triplets) < 1e-25
 
 
-def test_share_on_the_diagonal_by_hand():
+def test_share_on_the_diagonal_by_hand() -> None:
     """In the standard basis: 3 and 4 on the diagonal, 5 and 12 beside it; columns beyond the known are not seen."""
     unit = torch.eye(3, dtype=torch.float64)
     delta = torch.tensor([[3.0, 12, 0], [0, 4, 0], [5, 0, 0]], dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_share_on_the_diagonal_by_hand():
     assert diagonal_share(delta[:2], wide) == pytest.approx(9 / 153)  # its first row: 3, 12, 0
 
 
-def test_denominator_is_the_whole_change_with_all_triplets():
+def test_denominator_is_the_whole_change_with_all_triplets() -> None:
     """With all n triplets the denominator is |Delta|_F^2, for a tall and for a wide matrix."""
     for shape in ((40, 15), (15, 40)):
         base = weight(generator(), "flat", *shape)
@@ -81,7 +81,7 @@ def test_denominator_is_the_whole_change_with_all_triplets():
         assert diagonal_share(delta, triplets) == pytest.approx(expected, rel=1e-12)
 
 
-def test_random_change_has_one_of_max_m_n_on_the_diagonal():
+def test_random_change_has_one_of_max_m_n_on_the_diagonal() -> None:
     """A change without a relation to the base: near 1 / max(m, n), whichever part is known."""
     base = weight(generator(), "decaying", 300, 100)
     delta = normal(generator(1), 300, 100)
@@ -91,7 +91,7 @@ def test_random_change_has_one_of_max_m_n_on_the_diagonal():
 
 @settings(deadline=None, max_examples=80)
 @given(pairs())
-def test_diagonal_share_is_between_0_and_1(pair: tuple[Tensor, Tensor]):
+def test_diagonal_share_is_between_0_and_1(pair: tuple[Tensor, Tensor]) -> None:
     """For any small pair between 0 and 1, never NaN; without a change 0; the same for the transposed matrices."""
     base, other = pair
     triplets = outer_triplets(base, min(base.shape))
@@ -103,7 +103,7 @@ def test_diagonal_share_is_between_0_and_1(pair: tuple[Tensor, Tensor]):
         assert diagonal_share((other - base).mT, mirrored) == pytest.approx(found, rel=1e-6)
 
 
-def test_diagonal_share_is_not_above_1_by_rounding():
+def test_diagonal_share_is_not_above_1_by_rounding() -> None:
     """Changes of a value alone, in float32: never more than the whole."""
     for seed in range(20):
         column = weight(generator(seed), "flat", 6, 1).float()
@@ -111,7 +111,7 @@ def test_diagonal_share_is_not_above_1_by_rounding():
 
 
 @pytest.mark.parametrize("share", [-0.5, 0.0, 0.3, 1.0, 1.7])
-def test_moved_back_is_the_share_that_was_undone(share: float):
+def test_moved_back_is_the_share_that_was_undone(share: float) -> None:
     """A third model on the line through tuned and base, and beside it: the position along the line."""
     base = weight(generator(), "flat", 2500, 8)
     t = tuned(generator(1), base, 0.1)
@@ -123,13 +123,13 @@ def test_moved_back_is_the_share_that_was_undone(share: float):
     assert moved_back(base, t, third + aside) == pytest.approx(share, abs=1e-10)
 
 
-def test_moved_back_by_hand():
+def test_moved_back_by_hand() -> None:
     """(1, 0) -> (3, 2), then (2, 4): -<(-1, 2), (2, 2)> / 8 = -1/4; vectors and matrices alike."""
     base, t, third = torch.tensor([1.0, 0]), torch.tensor([3.0, 2]), torch.tensor([2.0, 4])
     assert moved_back(base, t, third) == moved_back(base[None], t[None], third[None]) == -0.25
 
 
-def test_nothing_to_move_back():
+def test_nothing_to_move_back() -> None:
     """tuned = base gives 0, third = tuned a positive 0, third = base exactly 1."""
     base, t = weight(generator(), "flat", 9, 5), weight(generator(1), "flat", 9, 5)
     assert moved_back(base, base.clone(), t) == moved_back(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1)) == 0
@@ -138,7 +138,7 @@ def test_nothing_to_move_back():
     assert moved_back(base, t, base) == 1
 
 
-def test_moved_back_accumulates_in_float64():
+def test_moved_back_accumulates_in_float64() -> None:
     """A small change of large half-precision weights is not lost: differences and sums are in float64."""
     base = torch.full((3000, 20), 256.0, dtype=torch.bfloat16)
     t, third = base + 2, base + 2
@@ -147,7 +147,7 @@ def test_moved_back_accumulates_in_float64():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_arguments_are_left_alone(dtype: torch.dtype):
+def test_arguments_are_left_alone(dtype: torch.dtype) -> None:
     """None of the tensors is changed."""
     base = weight(generator(), "flat", 12, 7).to(dtype)
     t, third = (tuned(generator(i), base.double(), 0.1).to(dtype) for i in (1, 2))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.pairs import llama, near, write
 
@@ -95,10 +96,15 @@ def test_bad_input_gets_one_message(place: Path, words: list[str], code: int, me
     assert {path.name for path in place.iterdir()} == {"base", "sft", "rl"}
 
 
-def test_a_cache_that_cannot_be_used_is_told(place: Path) -> None:
-    """A size that is none stops; a directory that cannot be written does not."""
-    done = diff(place, "base", "sft", code=1, env={"SURGERY_CACHE": str(place / "c"), "SURGERY_CACHE_SIZE": "much"})
+def test_a_cache_that_cannot_be_used_is_told(place: Path, tmp_path: Path) -> None:
+    """A size that is none stops; a directory that cannot be written costs nothing but a note."""
+    done = diff(place, "base", "sft", code=1, env={"SURGERY_CACHE": str(tmp_path / "c"), "SURGERY_CACHE_SIZE": "much"})
     assert "SURGERY_CACHE_SIZE" in done.stderr
+    tensors = {f"model.layers.{i}.mlp.up_proj.weight": torch.randn(260, 260) for i in range(2)}
+    for name in ("base", "sft"):
+        write(tmp_path / name, tensors)
+    done = diff(tmp_path, "base", "sft", env={"SURGERY_CACHE": "/proc/nowhere"})
+    assert done.stderr.count("note: decompositions are not kept: `/proc/nowhere` cannot be written") == 1
 
 
 def test_ctrl_c_keeps_what_is_measured(place: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import torch
 import surgery
 from surgery.analysis import figures, run, store
 from surgery.analysis.comparison import Comparison
+from surgery.analysis.diff import make_matching
 from surgery.errors import CheckpointError, NumericalError, OutputError, PlanError
 from tests.pairs import LLAMA_CONFIG, files, llama, near, read, write
 
@@ -458,3 +460,28 @@ def test_decompositions_are_shared_with_apply(tmp_path: Path, monkeypatch: pytes
     surgery.diff(*pair, quick=True, tensors=["mlp"])
     surgery.apply("restore-top-20pct-rotate", pair, tmp_path / "again", settings={"head": "20%"})
     assert counted.count((320, 300)) == 2
+
+
+MEMORY = """
+import sys
+import surgery
+surgery.diff(sys.argv[1], sys.argv[2], workers=2, memory=int(sys.argv[3]), cache=False)
+print(open("/proc/self/status").read())
+"""
+
+
+def test_memory_does_not_grow_with_the_layers(tmp_path: Path) -> None:
+    """Twice as many layers take as much, and no more than `memory`, which is the least that is accepted."""
+    peaks = {}
+    for layers in (2, 4):
+        base = llama(layers=layers, width=448, vocabulary=64)
+        paths = models(tmp_path / str(layers), base, near(base))
+        limit = make_matching(paths).peak_memory(1)
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, *map(str, paths), str(limit)], capture_output=True, text=True, check=True
+        )
+        peak = re.search(r"VmHWM:\s*(\d+) kB", done.stdout)  # `getrusage` would count the parent's memory too
+        assert peak is not None
+        peaks[layers] = 1024 * int(peak[1])
+        assert peaks[layers] <= limit
+    assert peaks[4] <= 1.1 * peaks[2]

@@ -78,7 +78,7 @@ SHAPES = [(2, 3, 8, 24, 20), (1, 1, 4, 12, 10), (3, 1, 5, 5, 5), (2, 2, 8, 3, 3)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("size", [0.01, 0.3, 3.0])
-def test_figures_are_those_of_their_definitions(shape: tuple[int, int, int, int, int], bias: bool, size: float):
+def test_figures_are_those_of_their_definitions(shape: tuple[int, int, int, int, int], bias: bool, size: float) -> None:
     """Any change, grouped heads, narrow and wide: as dense matrices and SciPy's Procrustes have it, head by head."""
     before = module(*shape, bias=bias)
     after = moved(before, size)
@@ -90,7 +90,7 @@ def test_figures_are_those_of_their_definitions(shape: tuple[int, int, int, int,
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("bias", [False, True])
-def test_gauge_is_explained_wholly(shape: tuple[int, int, int, int, int], bias: bool):
+def test_gauge_is_explained_wholly(shape: tuple[int, int, int, int, int], bias: bool) -> None:
     """A random orthogonal R for each key/value head: all is explained, the function has not changed."""
     kv, _, hd = shape[:3]
     before = module(*shape, bias=bias)
@@ -107,7 +107,7 @@ def test_gauge_is_explained_wholly(shape: tuple[int, int, int, int, int], bias: 
 
 
 @pytest.mark.parametrize("theta", [1e-9, 1e-3, 0.5, math.pi / 2, math.pi - 1e-9, math.pi])
-def test_rotation_is_the_mean_angle(theta: float):
+def test_rotation_is_the_mean_angle(theta: float) -> None:
     """A turn by theta in one plane of six dimensions: two of six eigenvalues, a third of theta."""
     R = torch.eye(6, dtype=torch.float64)
     R[0, 0] = R[3, 3] = math.cos(theta)
@@ -116,7 +116,7 @@ def test_rotation_is_the_mean_angle(theta: float):
     assert gauge(before, inner(before, [R]), 6)[0].rotation == pytest.approx(theta / 3, abs=1e-14)
 
 
-def test_reflection_is_a_gauge():
+def test_reflection_is_a_gauge() -> None:
     """One direction of the inner space turned round, det R = -1: explained, with the angle pi for one of four."""
     before = module(1, 1, 4, 20, 20)
     R = torch.diag(torch.tensor([1.0, -1, 1, 1], dtype=torch.float64))
@@ -125,7 +125,7 @@ def test_reflection_is_a_gauge():
     assert head.rotation == pytest.approx(math.pi / 4, abs=1e-12)
 
 
-def test_bias_is_part_of_the_gauge():
+def test_bias_is_part_of_the_gauge() -> None:
     """A bias that does not turn with the rest changes the function; one that does, does not."""
     before = module(2, 2, 8, 24, 20)
     turned = inner(before, [orthonormal(generator(k), 8, 8) for k in range(2)])
@@ -136,7 +136,7 @@ def test_bias_is_part_of_the_gauge():
         assert close(head, by_definition(before, left_out, 8, k), 1e-10)
 
 
-def test_no_bias_is_a_bias_of_0():
+def test_no_bias_is_a_bias_of_0() -> None:
     """None and zeros are the same, on either side; a bias that appears is a change."""
     before, after = module(2, 2, 4, 9, 8, bias=False), moved(module(2, 2, 4, 9, 8, bias=False), 0.1)
     zero = ValueOutput(before.value, before.output, torch.zeros(8, dtype=torch.float64))
@@ -147,7 +147,7 @@ def test_no_bias_is_a_bias_of_0():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_unchanged_head_is_exactly_0(dtype: torch.dtype):
+def test_unchanged_head_is_exactly_0(dtype: torch.dtype) -> None:
     """Equal modules give zeros, not rounding; so does the head that did not change beside one that did."""
     before = ValueOutput(*(X.to(dtype) for X in (module(2, 2, 4, 9, 8).value, module(2, 2, 4, 9, 8).output)))
     same = ValueOutput(before.value.clone(), before.output.clone())
@@ -161,7 +161,7 @@ def test_unchanged_head_is_exactly_0(dtype: torch.dtype):
     assert found[1] == NOTHING
 
 
-def test_zero_projections_are_zeros_or_infinite():
+def test_zero_projections_are_zeros_or_infinite() -> None:
     """From zero weights to zero weights: zeros; to others: infinite; a zero product that stays zero: remainder 0."""
     zero = ValueOutput(torch.zeros(4, 6), torch.zeros(5, 8))
     ones = ValueOutput(torch.ones(4, 6), torch.ones(5, 8))
@@ -177,7 +177,7 @@ def test_zero_projections_are_zeros_or_infinite():
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-5, 0.1])
-def test_remainder_does_not_cancel(size: float):
+def test_remainder_does_not_cancel(size: float) -> None:
     """A small change on top of a large gauge is measured to its own digits, down to 1e-9 of the weights."""
     before = module(2, 2, 8, 24, 20)
     there = moved(before, size)
@@ -187,7 +187,7 @@ def test_remainder_does_not_cancel(size: float):
         assert behind.aligned_change == pytest.approx(direct.aligned_change, rel=1e-5)
 
 
-def test_nothing_explained_is_not_below_0():
+def test_nothing_explained_is_not_below_0() -> None:
     """All weights doubled: R = 1, and explained is 0, not a rounding error below it."""
     for seed in range(5):
         before = module(2, 2, 4, 9, 8, bias=False, seed=seed)
@@ -196,7 +196,7 @@ def test_nothing_explained_is_not_below_0():
             assert (head.change, head.aligned_change, head.remainder) == pytest.approx((1, 1, 3))
 
 
-def test_other_inner_maps_are_no_gauge_for_rotations_yet_leave_the_function():
+def test_other_inner_maps_are_no_gauge_for_rotations_yet_leave_the_function() -> None:
     """A scale on the inner space, undone behind it, is not explained by a rotation; its remainder is still 1e-15."""
     before = module(1, 2, 8, 24, 20)
     D = torch.linspace(0.5, 2, 8, dtype=torch.float64)
@@ -206,7 +206,7 @@ def test_other_inner_maps_are_no_gauge_for_rotations_yet_leave_the_function():
     assert head.remainder < 1e-14
 
 
-def test_random_change_is_explained_by_chance():
+def test_random_change_is_explained_by_chance() -> None:
     """Of a small random change R takes its degrees of freedom: (hd - 1) / 2 / (d + group d_out)."""
     before = module(4, 2, 16, 60, 50, bias=False)
     found = gauge(before, moved(before, 0.01), 16)
@@ -220,7 +220,7 @@ def test_random_change_is_explained_by_chance():
     st.integers(0, 2**31 - 1),
     st.sampled_from((torch.float32, torch.float64, torch.bfloat16)),
 )
-def test_figures_are_bounded(shape: tuple[int, int, int, int, int], size: float, seed: int, dtype: torch.dtype):
+def test_figures_are_bounded(shape: tuple[int, int, int, int, int], size: float, seed: int, dtype: torch.dtype) -> None:
     """For any shape and change: aligned_change <= change, explained in [0, 1], rotation in [0, pi], never NaN."""
     before = module(*shape, seed=seed)
     sides = [
@@ -238,7 +238,7 @@ def test_figures_are_bounded(shape: tuple[int, int, int, int, int], size: float,
     ("value", "output", "head_dim"),
     [((8, 9), (8, 16), 3), ((8, 9), (8, 16), 16), ((8, 9), (7, 12), 4), ((8, 9), (7, 18), 4)],
 )
-def test_shapes_are_whole_heads(value: tuple[int, int], output: tuple[int, int], head_dim: int):
+def test_shapes_are_whole_heads(value: tuple[int, int], output: tuple[int, int], head_dim: int) -> None:
     """Rows or columns that are not whole heads, none at all, and heads that cannot be shared out are refused."""
     side = ValueOutput(torch.ones(value), torch.ones(output))
     found = rf"value projection of \({value[0]}, {value[1]}\) .* output projection of \({output[0]}, {output[1]}\)"
@@ -246,7 +246,7 @@ def test_shapes_are_whole_heads(value: tuple[int, int], output: tuple[int, int],
         gauge(side, side, head_dim)
 
 
-def test_shapes_are_equal():
+def test_shapes_are_equal() -> None:
     """Modules of different shapes are refused, with both shapes."""
     with pytest.raises(
         ValueError, match=r"\(8, 9\) and \(8, 16\) before, \(8, 9\) and \(7, 16\) after; expected equal"
@@ -254,7 +254,7 @@ def test_shapes_are_equal():
         gauge(module(2, 2, 4, 9, 8), module(2, 2, 4, 9, 7), 4)
 
 
-def test_arguments_are_left_alone():
+def test_arguments_are_left_alone() -> None:
     """Neither module is changed."""
     before = module(2, 2, 4, 9, 8)
     after = moved(before, 0.1)

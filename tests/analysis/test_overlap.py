@@ -60,7 +60,7 @@ def mixed(generator: torch.Generator, A: Tensor) -> Tensor:
         (1, 1, 1),
     ],
 )
-def test_angles_are_those_of_the_definition_and_of_scipy(m: int, known: int, r: int):
+def test_angles_are_those_of_the_definition_and_of_scipy(m: int, known: int, r: int) -> None:
     """Random leading subspaces, of a few or of all dimensions, over several blocks of rows; ascending."""
     A, B = orthonormal(generator(), m, known), orthonormal(generator(1), m, known)
     both = overlap(A, B, known)
@@ -72,7 +72,7 @@ def test_angles_are_those_of_the_definition_and_of_scipy(m: int, known: int, r: 
     assert torch.allclose(principal_angles(A[:, :r], B[:, :r]), found, rtol=0, atol=1e-14)
 
 
-def test_sides_with_different_numbers_of_columns():
+def test_sides_with_different_numbers_of_columns() -> None:
     """The two matrices need not have as many known directions; either may be complete."""
     A, B = orthonormal(generator(), 30, 30), orthonormal(generator(1), 30, 12)
     for first, second in ((A, B), (B, A)):
@@ -82,7 +82,7 @@ def test_sides_with_different_numbers_of_columns():
         assert torch.allclose(both.angles(8), reference(first[:, :8], second[:, :8]), rtol=0, atol=1e-13)
 
 
-def test_triangular_factor_is_that_of_the_residual():
+def test_triangular_factor_is_that_of_the_residual() -> None:
     """T^T T = R^T R for the part R of B outside span(A), T is triangular, and zero where A is complete."""
     A, B = orthonormal(generator(), 5000, 6), orthonormal(generator(1), 5000, 5)
     both = overlap(A, B, 4)
@@ -94,7 +94,7 @@ def test_triangular_factor_is_that_of_the_residual():
 
 @pytest.mark.parametrize("size", [1e-9, 1e-7, 1e-5, 1e-3])
 @pytest.mark.parametrize("known", [8, 20, 50])
-def test_near_subspaces_keep_their_digits(size: float, known: int):
+def test_near_subspaces_keep_their_digits(size: float, known: int) -> None:
     """Angles of 1e-9 to 1e-3 come out to 1e-14, where the arc cosine of the same cosines has none below 1e-8."""
     basis = orthonormal(generator(), 50, 50)
     angles = size * torch.linspace(0.1, 1, 8, dtype=torch.float64)
@@ -106,7 +106,7 @@ def test_near_subspaces_keep_their_digits(size: float, known: int):
 
 @pytest.mark.parametrize("theta", [0.0, 1e-7, 1e-3, 0.3, math.pi / 4, 1.2, math.pi / 2 - 1e-9, math.pi / 2])
 @pytest.mark.parametrize("known", [1, 4, 12])
-def test_turn_in_one_plane_is_the_angle(theta: float, known: int):
+def test_turn_in_one_plane_is_the_angle(theta: float, known: int) -> None:
     """One direction turned by theta, the others left: the largest angle is theta, the others 0."""
     basis = orthonormal(generator(), 12, 12)
     r = min(known, 4)
@@ -117,7 +117,7 @@ def test_turn_in_one_plane_is_the_angle(theta: float, known: int):
     assert torch.allclose(found[:-1], torch.zeros(r - 1, dtype=torch.float64), rtol=0, atol=1e-14)
 
 
-def test_angles_of_every_size_are_paired():
+def test_angles_of_every_size_are_paired() -> None:
     """Angles at 0, on both sides of 45 degrees and at 90, at once: each sine meets its own cosine."""
     half = math.pi / 2
     angles = torch.tensor([0, 1e-9, 1e-4, 0.7, half / 2, 0.8, 1.5, half - 1e-9, half], dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_angles_of_every_size_are_paired():
     assert torch.allclose(principal_angles(A, B), scipys(A, B), rtol=0, atol=1e-7)
 
 
-def test_orthogonal_subspaces_are_at_90_degrees():
+def test_orthogonal_subspaces_are_at_90_degrees() -> None:
     """Subspaces without a common part have angles of pi / 2, and neither matching nor intruding directions mix up."""
     basis = orthonormal(generator(), 30, 30)
     both = overlap(basis[:, :6], basis[:, 10:16], 6)
@@ -136,7 +136,7 @@ def test_orthogonal_subspaces_are_at_90_degrees():
     assert both.intruders(6) == 6
 
 
-def test_equal_subspaces_are_at_0_whatever_their_bases():
+def test_equal_subspaces_are_at_0_whatever_their_bases() -> None:
     """Nested bases: where the leading subspaces agree all angles are 0, also where only larger ones do."""
     A = orthonormal(generator(), 30, 12)
     B = torch.cat([mixed(generator(1), A[:, :5]), mixed(generator(2), A[:, 5:])], 1)
@@ -148,14 +148,14 @@ def test_equal_subspaces_are_at_0_whatever_their_bases():
 
 
 @pytest.mark.parametrize("m", [1, 3, 20])
-def test_the_whole_space_is_at_exactly_0(m: int):
+def test_the_whole_space_is_at_exactly_0(m: int) -> None:
     """At r = m both subspaces are the space, in either precision."""
     for dtype in (torch.float32, torch.float64):
         A, B = orthonormal(generator(), m, m).to(dtype), orthonormal(generator(1), m, m).to(dtype)
         assert not principal_angles(A, B).any()
 
 
-def test_nearly_the_whole_space_has_few_angles_that_are_not_0():
+def test_nearly_the_whole_space_has_few_angles_that_are_not_0() -> None:
     """With m - h < r at most m - r angles are not 0."""
     A, B = orthonormal(generator(), 20, 17), orthonormal(generator(1), 20, 17)
     found = principal_angles(A, B)
@@ -163,7 +163,7 @@ def test_nearly_the_whole_space_has_few_angles_that_are_not_0():
     assert float(found[:14].max()) < 1e-14 < 0.01 < float(found[14])
 
 
-def test_angles_are_symmetric():
+def test_angles_are_symmetric() -> None:
     """Before and after exchanged give the same angles."""
     A, B = orthonormal(generator(), 40, 9), orthonormal(generator(1), 40, 9)
     assert torch.allclose(principal_angles(A, B), principal_angles(B, A), rtol=0, atol=1e-14)
@@ -171,7 +171,7 @@ def test_angles_are_symmetric():
 
 @pytest.mark.parametrize("shape", [(60, 40), (40, 60), (1, 7), (7, 1), (1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_scaled_values_turn_nothing(shape: tuple[int, int], dtype: torch.dtype):
+def test_scaled_values_turn_nothing(shape: tuple[int, int], dtype: torch.dtype) -> None:
     """A matrix with other singular values of the same order has the same directions on both sides."""
     W = weight(generator(), "decaying", *shape).to(dtype)
     n = min(shape)
@@ -187,7 +187,7 @@ def test_scaled_values_turn_nothing(shape: tuple[int, int], dtype: torch.dtype):
 
 
 @pytest.mark.parametrize(("m", "r"), [(200, 40), (2500, 60)])
-def test_float32_resolves_angles_down_to_its_resolution(m: int, r: int):
+def test_float32_resolves_angles_down_to_its_resolution(m: int, r: int) -> None:
     """float32 bases of equal spaces are at less than RESOLUTION; larger angles are within it of those in float64."""
     A = orthonormal(generator(), m, r)
     assert float(principal_angles(A.float(), A.float()).max()) < RESOLUTION
@@ -200,7 +200,7 @@ def test_float32_resolves_angles_down_to_its_resolution(m: int, r: int):
 
 @settings(deadline=None, max_examples=80)
 @given(pairs())
-def test_angles_of_any_pair(pair: tuple[Tensor, Tensor]):
+def test_angles_of_any_pair(pair: tuple[Tensor, Tensor]) -> None:
     """Leading subspaces of small matrices, deficient ones and equal ones included; never NaN."""
     base, other = (outer_triplets(W, min(W.shape)) for W in pair)
     for A, B in ((base.U, other.U), (base.V, other.V)):
@@ -211,7 +211,7 @@ def test_angles_of_any_pair(pair: tuple[Tensor, Tensor]):
         assert torch.equal(both.best(), both.C.abs().amax(0).double().clamp_max(1))
 
 
-def test_matching_and_best_by_hand():
+def test_matching_and_best_by_hand() -> None:
     """|cos| on the diagonal, the largest in each column, signs ignored, never above 1; intruders are below 0.5."""
     C = torch.tensor([[1.0000001, 0.4, 0.6], [0.0, -0.3, -0.8]])
     both = Overlap(C, torch.zeros(2, 2))
@@ -222,12 +222,12 @@ def test_matching_and_best_by_hand():
     assert both.intruders(3, threshold=0.9) == 2
 
 
-def test_intruder_threshold_is_not_an_intruder():
+def test_intruder_threshold_is_not_an_intruder() -> None:
     """A direction met with exactly the threshold is none."""
     assert Overlap(torch.tensor([[0.5]]), torch.zeros(1, 1)).intruders(1) == 0
 
 
-def test_planted_intruder_is_found():
+def test_planted_intruder_is_found() -> None:
     """A strong new direction, orthogonal to all known ones, is the one intruder on each side."""
     W = weight(generator(), "decaying", 80, 60)
     u = torch.linalg.qr(torch.cat([outer_triplets(W, 20).U, normal(generator(1), 80, 1)], 1))[0][:, -1]
@@ -237,7 +237,7 @@ def test_planted_intruder_is_found():
     assert overlap(before.U, before.U, 10).intruders(10) == 0
 
 
-def test_svd_that_fails_is_tried_in_other_ways(monkeypatch: pytest.MonkeyPatch):
+def test_svd_that_fails_is_tried_in_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where LAPACK's singular values alone do not converge, the SVD with its fallbacks takes over."""
     A, B = orthonormal(generator(), 40, 9), orthonormal(generator(1), 40, 9)
     expected = principal_angles(A, B)
@@ -249,7 +249,7 @@ def test_svd_that_fails_is_tried_in_other_ways(monkeypatch: pytest.MonkeyPatch):
     assert torch.allclose(principal_angles(A, B), expected, rtol=0, atol=1e-14)
 
 
-def test_arguments_are_left_alone():
+def test_arguments_are_left_alone() -> None:
     """Neither basis is changed, and a rank beyond the known columns is our own bug."""
     W = tuned(generator(), weight(generator(), "flat", 30, 20), 0.1)
     A, B = outer_triplets(W, 6).U, outer_triplets(W, 5).U
