@@ -112,6 +112,8 @@ def save(figure: Figure, out: Path, name: str, remedy: str = "make room, or name
 
     Raises OutputError, which ends with `remedy`.
     """
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # laid out once for all formats: that takes as long as drawing
     written = []
     for kind in FORMATS:
         content = io.BytesIO()

@@ -21,6 +21,7 @@ MIXABLE_COSINE = 0.8
 # Values that change this much less than the matrices: restoring them would restore nothing.
 STEADY_VALUES = 0.2
 BAND = 0.25  # of the layers: the band that is proposed
+LEAST_RETURN = 0.005  # of the way: less is neither back nor forth
 CONCENTRATED = 1.25  # times the mean rotation of all layers: a band worth naming
 
 
@@ -115,6 +116,8 @@ def _returned(comparison: Comparison, third: str) -> list[Advice]:
     if not len(moved):
         return []
     share = float(moved.mean())
+    if abs(share) < LEAST_RETURN:
+        return [Advice(f"{third} moved neither back towards {base} nor further along the way that {tuned} had gone.")]
     where = f"back towards {base}" if share >= 0 else f"further away from {base}"
     text = (
         f"{third} moved {_percent(abs(share))} of the way that {tuned} had gone {where} (mean over the matrices). "

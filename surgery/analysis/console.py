@@ -125,7 +125,7 @@ def _print_pairs(console: Console, comparison: Comparison) -> None:
     _say(
         console,
         "medians over the matrices: change and values relative to before; |cos| of matching directions; off-diag, the "
-        "share of the change that rotates; gauge, the share of value/output change that changes nothing, beside "
+        "share of the change that rotates (at random nearly all); gauge, the share of value/output change that changes nothing, beside "
         "that of a change at random",
     )
 

@@ -114,11 +114,12 @@ def _heat(axes: Axes, grid: Array, limits: tuple[float, float], written: bool) -
     digits = 0 if limits[1] >= 9.95 else 1 if limits[1] >= 0.995 else 2
     for (row, column), value in np.ndenumerate(grid):
         if not np.isfinite(value):
-            axes.text(column, row, "–", ha="center", va="center", color="#777777", fontsize=7)
+            axes.text(column, row, "–", ha="center", va="center", color="#777777", fontsize=7, in_layout=False)
         elif written:
             dark = (value - limits[0]) / (limits[1] - limits[0]) < 0.5
             colour = "white" if dark else "black"
-            axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=colour, fontsize=7)
+            text = f"{value:.{digits}f}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7, in_layout=False)
     return image
 
 

@@ -160,12 +160,21 @@ def _sizes(comparison: Comparison, pair: tuple[str, str]) -> list[str]:
     return [f"In the median matrix {', '.join(parts[:-1])} and {parts[-1]}." if len(parts) > 1 else ""] if parts else []
 
 
+def _off_diagonal_by_chance(comparison: Comparison, pair: tuple[str, str]) -> float:
+    """The off-diagonal share of a change at random, in percent: all but 1 / max(rows, cols); median of the matrices."""
+    table = of_pair(comparison.matrices, pair)
+    return float(100 * (1 - 1 / table[["rows", "cols"]].max(axis=1)).median())
+
+
 def _kinds(comparison: Comparison, pair: tuple[str, str]) -> list[str]:
     """How much of the change is rotation, and how much of that is a gauge."""
     sentences = []
     if (share := measured(comparison, pair, "off_diagonal")) is not None:
         what = "rotation of directions" if share >= 50 else "less rotation of directions than change of values"
-        sentences.append(f"{number(share, PERCENT)} of the change is off the diagonal of the base's basis: {what}.")
+        sentences.append(
+            f"{number(share, PERCENT)} of the change is off the diagonal of the base's basis: {what} (of a change at "
+            f"random {number(_off_diagonal_by_chance(comparison, pair), PERCENT)} would be)."
+        )
     if (gauge := gauge_share(comparison, pair)) is not None:
         sentences.append(
             f"Of the change of value and output projections, a rotation that leaves the heads' function as it is "

@@ -112,9 +112,9 @@ class _Compared:
         self.matrix = matrix
         self.before, self.after = before, after
         self.equal = before is after
-        self.norm_before, self.norm_after = _norm(W), _norm(A)
+        self.norm_before, self.norm_after = change.norm(W), change.norm(A)
         self.delta = A - W
-        self.norm_change = _norm(self.delta)
+        self.norm_change = change.norm(self.delta)
         self.whole = matrix.known == min(matrix.shape)
         self.decomposer = decomposer
         shape, dtype = matrix.shape, W.dtype
@@ -203,10 +203,6 @@ class _Compared:
             "change_rank_90": float(spectrum.rank_for_energy(values, ENERGY)),
             "change_head_share": spectrum.energy_share(values, spectrum.OUTER.of(len(values))),
         }
-
-
-def _norm(X: Tensor) -> float:
-    return float(torch.linalg.vector_norm(X, dtype=torch.float64))
 
 
 def _stable_rank(norm: float, S: Tensor) -> float:

@@ -97,7 +97,8 @@ MEASURES = (
         "Rotation's share of the change",
         PERCENT,
         "The change written in the base's singular basis: what is off the diagonal turns directions, what is on it "
-        "scales singular values. This is the share of the squared change that is off the diagonal.",
+        "scales singular values. This is the share of the squared change that is off the diagonal; a change at random "
+        "has 1 - 1 / max(rows, cols) there, nearly all.",
         _off_diagonal,
         True,
     ),

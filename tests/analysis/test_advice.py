@@ -72,6 +72,8 @@ def test_a_third_model_is_told_how_far_it_went_back() -> None:
     found = comparison(("base", "sft", "rl"))
     texts = " ".join(item.text for item in advise(with_columns(found, moved_back=0.25)))
     assert "rl moved 25 % of the way that sft had gone back towards base" in texts
+    texts = " ".join(item.text for item in advise(with_columns(found, moved_back=1e-5)))
+    assert "rl moved neither back towards base nor further" in texts
     texts = " ".join(item.text for item in advise(with_columns(found, moved_back=-0.1)))
     assert "rl moved 10 % of the way that sft had gone further away from base" in texts
 
