@@ -102,6 +102,7 @@ def _print_pairs(console: Console, comparison: Comparison) -> None:
         "|cos|",
         "off-diag",
         "gauge",
+        "chance",
         "moved back",
     )
     table = make_table(*columns, right=columns[1:])
@@ -125,8 +126,8 @@ def _print_pairs(console: Console, comparison: Comparison) -> None:
     _say(
         console,
         "medians over the matrices: change and values relative to before; |cos| of matching directions; off-diag, the "
-        "share of the change that rotates (at random nearly all); gauge, the share of value/output change that changes nothing, beside "
-        "that of a change at random",
+        "share of the change that rotates (at random nearly all); gauge, the share of value/output change that changes "
+        "nothing, beside that of a change at random",
     )
 
 
