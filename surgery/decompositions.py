@@ -36,7 +36,7 @@ from surgery.spectral.decomposer import Decomposer
 from surgery.spectral.triplets import Triplets
 from surgery.whole_file import write_whole
 
-FORMAT = 1  # of the entries; and to be raised with any change of the bits that `surgery.spectral.triplets` gives
+FORMAT = 2  # of the entries; and to be raised with any change of the bits that `surgery.spectral.triplets` gives
 DEFAULT_LIMIT = 10 * 10**9  # bytes
 # Smaller matrices are computed. One thread, float32, head 20 %, milliseconds (compute | digest, store | digest, load):
 #     8192x2048  1176 | 35 | 20     512x512  19.6 | 1.0 | 0.4    4096x128  2.8 | 1.2 | 0.5
@@ -60,12 +60,13 @@ class Decompositions(Decomposer):
 
     With `exact` a result has the bits that computing it would give. Without, it is as accurate: it may have been made
     on another kind of processor, and be the leading part of more triplets. The entries that were used least recently
-    make room for new ones. Where the directory cannot be written nothing is kept any more, and `problem` says why; that
-    is no error.
+    make room for new ones; without `keep` there are none. Where the directory cannot be written nothing is kept any
+    more, and `problem` says why; that is no error.
     """
 
-    def __init__(self, directory: Path, limit: int = DEFAULT_LIMIT, *, exact: bool = True) -> None:
+    def __init__(self, directory: Path, limit: int = DEFAULT_LIMIT, *, exact: bool = True, keep: bool = True) -> None:
         self.directory = directory
+        self._keeping = keep
         self.limit = limit
         self._exact = exact
         self._lock = threading.Lock()
@@ -105,7 +106,7 @@ class Decompositions(Decomposer):
         return next((found for each in candidates if (found := _read(each)) is not None), None)
 
     def _keep(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
-        if self.problem is not None:
+        if self.problem is not None or not self._keeping:
             return
         tensors = {name: X.cpu() for name, X in tensors.items()}
         if sum(X.nbytes for X in tensors.values()) > self.limit // LARGEST_PART:
@@ -143,10 +144,11 @@ class Decompositions(Decomposer):
             self._unscanned += nbytes
 
 
-def open_decompositions(enabled: bool = True, *, exact: bool = True) -> Decomposer:
+def open_decompositions(enabled: bool = True, *, exact: bool = True, expected: int = 0) -> Decomposer:
     """The user's directory of decompositions, or where there is none, or not `enabled`, one that computes them all.
 
-    `exact` as for `Decompositions`. Raises SurgeryError for a `$SURGERY_CACHE_SIZE` that is no size.
+    `exact` as for `Decompositions`. `expected` are the bytes that a run would keep: if they exceed the limit, the last
+    ones would push out the first, so nothing is kept. Raises SurgeryError for a `$SURGERY_CACHE_SIZE` that is no size.
     """
     directory = default_directory() if enabled else None
     if directory is None:
@@ -156,7 +158,7 @@ def open_decompositions(enabled: bool = True, *, exact: bool = True) -> Decompos
         limit = DEFAULT_LIMIT if size is None else parse_size(size)
     except ValueError as error:
         raise SurgeryError(f"`SURGERY_CACHE_SIZE`: {error}; correct it, or unset it for 10 GB") from error
-    return Decompositions(directory, limit, exact=exact)
+    return Decompositions(directory, limit, exact=exact, keep=expected <= limit)
 
 
 def default_directory() -> Path | None:

@@ -365,6 +365,21 @@ def test_large_entries_are_not_kept(place: Path) -> None:
     assert cached.problem is None
 
 
+def test_a_run_that_would_not_fit_keeps_nothing(
+    place: Path, computed: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last entries would push out the first; what is there already is used all the same."""
+    monkeypatch.setenv("SURGERY_CACHE", str(place))
+    monkeypatch.setenv("SURGERY_CACHE_SIZE", "1MB")
+    open_decompositions(expected=1_000_000).triplets(matrix(), 8)
+    assert len(entries(place)) == 1
+    too_large = open_decompositions(expected=1_000_001)
+    too_large.triplets(matrix(), 8)
+    assert computed == [(8, 0)]
+    too_large.triplets(matrix(seed=1), 8)
+    assert len(entries(place)) == 1
+
+
 def test_small_matrices_are_not_kept(place: Path, computed: list[object]) -> None:
     """They are computed as fast as they would be read; the directory is not even made."""
     cached = Decompositions(place)

@@ -16,6 +16,7 @@ from surgery.header import TensorInfo
 _VALUE = ("v_proj", "wv", "v")
 _OUTPUT = ("o_proj", "out_proj", "wo", "o", "dense")
 _QUERY = ("q_proj", "wq", "q")
+_GATES = ("g_proj", "z_proj")
 _HARMLESS_NORMS = ("q_norm", "k_norm", "q_layernorm", "k_layernorm")  # of queries and keys
 # Where configurations of multimodal models keep that of the language model.
 _TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
@@ -30,13 +31,18 @@ class Attention:
     layer: int
     head_dim: int
     value: Mapping[str, TensorInfo]
-    bias: Mapping[str, TensorInfo]
+    bias: Mapping[str, TensorInfo]  # of those models that have one
     output: Mapping[str, TensorInfo]
 
     def tensors(self) -> Iterator[TensorInfo]:
         """All that is read."""
         for infos in (self.value, self.bias, self.output):
             yield from infos.values()
+
+    @property
+    def module(self) -> str:
+        """The name within the layer: `self_attn`."""
+        return self.name.removeprefix(f"{self.stack}.{self.layer}.")
 
     @property
     def chance(self) -> float:
@@ -92,8 +98,7 @@ def find_attentions(
             {model: checkpoint.tensors[name] for model, checkpoint in models.items() if name in checkpoint.tensors}
             for name in (f"{parent}.{value}.weight", f"{parent}.{value}.bias", f"{parent}.{output}.weight")
         ]
-        bias = infos[1] if len(infos[1]) == len(models) else {}
-        found.append(Attention(parent, *place, head_dim, infos[0], bias, infos[2]))
+        found.append(Attention(parent, *place, head_dim, *infos))
     if not found and not skipped and any(base.anatomy.group_of(name) == "attention" for name in names):
         skipped["the gauge is not measured: there are no separate value and output projections"] = None
     return tuple(found), tuple(skipped)
@@ -123,6 +128,8 @@ def _no_gauge(
         return why + "the queries are not as wide as the input of the output projection (a gated attention?)"
     if any("norm" in leaf and leaf not in _HARMLESS_NORMS for leaf in weights):
         return why + "a norm stands between them"
+    if any("gate" in leaf or leaf in _GATES for leaf in weights):
+        return why + "a gate stands between them"
     if head_dim is None:
         return why + "`config.json` does not tell the size of a head"
     heads, key_values = output.shape[1] // head_dim, value.shape[0] // head_dim

@@ -1,14 +1,15 @@
 """The result of a comparison: tables with a row for each matrix, and the spectra behind them.
 
-All angles are in radians. `before` and `after` name two of the models: (base, tuned), and with a third also
-(base, third) and (tuned, third). Columns of `matrices`, one row for each matrix and pair, NaN where `quick` leaves
-something out:
+All angles are in radians. Shares of a change are NaN where nothing changed. `before` and `after` name two of the
+models: (base, tuned), and with a third also (base, third) and (tuned, third). Columns of `matrices`, one row for each
+matrix and pair, NaN where `quick` leaves something out:
 
 matrix, tensor, expert       `matrix` is the tensor's name, with `[3]` behind it for expert 3 of a stack (else -1)
 stack, layer, module, group  layer -1 outside the layers; `module` is `self_attn.q_proj`, without numbers; group or ""
 rows, cols, known            shape, and how many leading triplets were computed: all, or those of the largest rank
-before, after, equal         the pair; whether the two are equal, byte for byte
+before, after, equal         the pair; whether the two are equal in value
 relative_change              |A - B|_F / |B|_F, B before, A after
+change_energy                |A - B|_F^2; that of base -> tuned is the weight of `moved_back` in a mean over matrices
 energy_ratio                 |A|_F^2 / |B|_F^2
 values_change                |S_A - S_B|_2 / |S_B|_2 over the known singular values
 values_max_change            max |S_A - S_B|
@@ -31,10 +32,10 @@ change_rank_90               number of leading singular directions of A - B that
 change_head_share            share of that energy in the leading 20 %
 moved_back                   row (base, third): the share of the change base -> tuned that third undid
 
-`gauge`: a row for each key/value head and pair: stack, layer, head, before, after, change (relative, of V and O
-together), explained (share of the squared change that a rotation of the inner space explains), chance (what it would
-explain of a small change at random), rotation (its mean angle), aligned_change (relative change that is left),
-remainder (|O_A V_A - O_B V_B|_F / |O_B V_B|_F: what changes the function).
+`gauge`: a row for each key/value head and pair: stack, layer, module (`self_attn`), head, before, after, change
+(relative, of V and O together), explained (share of the squared change that a rotation of the inner space explains),
+chance (what it would explain of a small change at random), rotation (its mean angle), aligned_change (relative change
+that is left), remainder (|O_A V_A - O_B V_B|_F / |O_B V_B|_F: what changes the function).
 
 `embeddings`: a row for each model and rank: model, rank, size (of the space), alignment (mean cos^2 of the principal
 angles between the leading-r row spaces of embedding and head; by chance r / size), angle (their mean), tied.
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
 
 
+RESOLUTION = 1e-6  # radians; angles of float32 vectors below this are rounding, see `overlap`
 GAUGE = (
-    *("stack", "layer", "head", "before", "after"),
+    *("stack", "layer", "module", "head", "before", "after"),
     *("change", "explained", "chance", "rotation", "aligned_change", "remainder"),
 )
 EMBEDDINGS = ("model", "rank", "size", "alignment", "angle", "tied")
@@ -66,7 +68,8 @@ class Comparison:
     """What `surgery diff` found.
 
     `models` maps each model's short name to what the user typed, the base first. `ranks` are the ranks asked for, as
-    text (`20%`, `768`), the main one first.
+    text (`20%`, `768`), the main one first. `decoder` is the stack of the text decoder's layers, which recipes mean by
+    `layers`; empty where there is none.
 
     `spectra` holds arrays by name, read when they are asked for. For a matrix M, a model X and a pair `X>Y`:
     `M/values/X` (singular values, descending), `M/change_values/X>Y` (those of Y - X; not with `quick`),
@@ -79,6 +82,7 @@ class Comparison:
     models: Mapping[str, str]
     ranks: tuple[str, ...]
     quick: bool
+    decoder: str
     matrices: pd.DataFrame
     gauge: pd.DataFrame
     embeddings: pd.DataFrame

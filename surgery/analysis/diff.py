@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from surgery.quantity import Quantity
     from surgery.select import Select
 
+# Beside Python and torch: pandas, pyarrow, matplotlib and a report of some MB, 0.15 GB measured.
+LIBRARIES_BYTES = 200_000_000
 _NEEDED = ("pandas", "pyarrow", "matplotlib", "jinja2")
 
 
@@ -100,7 +102,7 @@ def _prepare(matching: Matching, resources: Resources) -> None:
             name=missing[0],
         )
     if resources.memory is not None:
-        matching.check_memory(resources.memory)
+        matching.check_memory(resources.memory, LIBRARIES_BYTES)
     from surgery.crew import check_device
 
     check_device(resources.device)
@@ -111,12 +113,12 @@ def _measure(matching: Matching, store: Store, resources: Resources, progress: P
     from surgery.analysis.run import measure_all
     from surgery.decompositions import open_decompositions
 
-    decomposer = open_decompositions(resources.cache, exact=False)
+    decomposer = open_decompositions(resources.cache, exact=False, expected=matching.kept_bytes)
     found = measure_all(
         matching,
         store,
         workers=resources.workers,
-        memory=resources.memory,
+        memory=None if resources.memory is None else resources.memory - LIBRARIES_BYTES,
         device=resources.device,
         decomposer=decomposer,
         progress=progress,
@@ -144,8 +146,8 @@ def _write(found: Comparison, store: Store, work: Mapping[str, object]) -> None:
 
 
 def _is_finished(out: Path, work: Mapping[str, object]) -> bool:
-    """Whether `out` is the output of this very work."""
-    from surgery.analysis.store import summary_of
+    """Whether `out` is the whole output of this very work."""
+    from surgery.analysis.store import is_whole, summary_of
 
     summary = summary_of(out)
-    return summary is not None and summary.get("identity") == work
+    return summary is not None and summary.get("identity") == work and is_whole(out)

@@ -57,7 +57,8 @@ class HeadGauge:
     aligned_change  |x~ - x| / |x|, what R leaves
     remainder       |O'V' - OV|_F / |OV|_F over all query heads: the change of the function
 
-    All are 0 where nothing changed. A ratio with 0 below is infinite unless what is above is 0.
+    Where nothing changed `explained` is NaN and the others are 0. A ratio with 0 below is infinite unless what is above
+    is 0.
     """
 
     change: float
@@ -67,7 +68,7 @@ class HeadGauge:
     remainder: float
 
 
-UNCHANGED = HeadGauge(0.0, 0.0, 0.0, 0.0, 0.0)
+UNCHANGED = HeadGauge(0.0, math.nan, 0.0, 0.0, 0.0)
 
 
 def gauge(before: ValueOutput, after: ValueOutput, head_dim: int) -> tuple[HeadGauge, ...]:
@@ -147,7 +148,8 @@ def _outputs(before: ValueOutput, after: ValueOutput, head_dim: int, queries: ra
 
 
 def _square(X: Tensor) -> float:
-    return float(torch.linalg.vector_norm(X)) ** 2
+    norm = float(torch.linalg.vector_norm(X))
+    return norm * norm
 
 
 def _triangular(X: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from functools import cached_property
 from surgery.analysis.attention import Attention, find_attentions
 from surgery.checkpoint import Checkpoint
 from surgery.errors import Fault, PlanError
-from surgery.header import TensorInfo
+from surgery.header import TensorInfo, shown
 from surgery.plan import INTERPRETER_BYTES
 from surgery.quantity import Quantity
 from surgery.select import Select, resolve
@@ -21,6 +22,7 @@ from surgery.wording import quoted
 
 RANKS = ("20%", "5%", "50%")  # the main one first: what restoring puts back
 QUICK_RANKS = ("20%", "5%")  # a decomposition costs what its largest rank asks for
+LONGEST_NAME = 10_000  # bytes; what a file's directory of arrays holds is 65,535 with all that is added
 _NUMBER = re.compile(r"\d+", re.ASCII)
 
 
@@ -98,6 +100,12 @@ class Matching:
         return next(iter(self.models))
 
     @property
+    def decoder(self) -> str:
+        """The stack of the base's text decoder, or nothing."""
+        decoder = self.models[self.base].anatomy.decoder
+        return decoder.prefix if decoder else ""
+
+    @property
     def jobs(self) -> tuple[Matrix | Attention, ...]:
         """What is measured one by one, in the order of the checkpoint."""
         return (*self.matrices, *self.attentions)
@@ -106,25 +114,36 @@ class Matching:
     def hash(self) -> str:
         """Hex digest of what is measured."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps([list(self.models), self.ranks, self.quick, self.embedding, self.head]).encode())
+        tied = [checkpoint.tied for checkpoint in self.models.values()]
+        head_dims = [attention.head_dim for attention in self.attentions]
+        settings = [list(self.models), self.ranks, self.quick, self.embedding, self.head, self.decoder, tied, head_dims]
+        digest.update(json.dumps(settings).encode())
         for job in self.jobs:
             places = [(info.name, info.dtype.name, info.shape, info.file, info.start) for info in job.tensors()]
             digest.update(json.dumps([job.name, places]).encode())
         return digest.hexdigest()
 
-    def peak_memory(self, workers: int) -> int:
-        """Upper bound of the process's resident memory in bytes with so many workers and no `--memory`."""
-        return INTERPRETER_BYTES + sum(sorted((job.memory for job in self.jobs), reverse=True)[:workers])
+    @property
+    def kept_bytes(self) -> int:
+        """What all decompositions take in float32."""
+        return sum(4 * len(self.models) * sum(matrix.shape) * matrix.known for matrix in self.matrices)
 
-    def check_memory(self, limit: int) -> None:
-        """Raises PlanError when a matrix alone takes more than a process of `limit` bytes has room for."""
+    def peak_memory(self, workers: int, libraries: int = 0) -> int:
+        """Upper bound of the process's resident memory in bytes with so many workers and no `--memory`."""
+        return INTERPRETER_BYTES + libraries + sum(sorted((job.memory for job in self.jobs), reverse=True)[:workers])
+
+    def check_memory(self, limit: int, libraries: int = 0) -> None:
+        """Raises PlanError when a matrix alone takes more than a process of `limit` bytes has room for.
+
+        `libraries` are the bytes that others than Python and torch take.
+        """
         largest = max(self.jobs, key=lambda job: job.memory)
-        needed = largest.memory + INTERPRETER_BYTES
+        needed = self.peak_memory(1, libraries)
         if needed > limit:
             message = (
-                f"takes {largest.memory:,} bytes while it is measured, beside {INTERPRETER_BYTES:,} for Python and "
-                f"torch; the limit is {limit:,}: raise `--memory` to at least {needed:,}, leave it out with "
-                f"`--exclude`{'' if self.quick else ', or add `--quick`'}"
+                f"takes {largest.memory:,} bytes while it is measured, beside {INTERPRETER_BYTES + libraries:,} for "
+                f"Python and its libraries; the limit is {limit:,}: raise `--memory` to at least {needed:,}, leave it "
+                f"out with `--exclude`{'' if self.quick else ', or add `--quick`'}"
             )
             raise PlanError([Fault(f"`{largest.name}`", message)])
 
@@ -157,6 +176,7 @@ class _Matcher:
 
     def matching(self) -> Matching:
         names = [name for name in self._selected() if self._is_comparable(name)]
+        self._remark_what_is_more()
         if not names and not self.faults:
             self.faults.append(Fault("", "the models have no matrix in common that can be compared"))
         if self.faults:
@@ -167,6 +187,7 @@ class _Matcher:
             self.remarks.setdefault(reason, [])
         chosen = set(names)
         matrices = tuple(matrix for name in names for matrix in self._matrices(name))
+        _refuse_names(matrices)
         return Matching(
             models=self.models,
             ranks=tuple(map(str, self.ranks)),
@@ -177,6 +198,13 @@ class _Matcher:
             head=anatomy.head if anatomy.head in chosen and not anatomy.tied else None,
             remarks=tuple(_remark(text, names) for text, names in self.remarks.items()),
         )
+
+    def _remark_what_is_more(self) -> None:
+        """Tensors that only other models have."""
+        for model, checkpoint in self.models.items():
+            for name in checkpoint.tensors:
+                if name not in self.base.tensors:
+                    self._remark(f"left out, since `{model}` has them and `{self.base_name}` does not", name)
 
     def _selected(self) -> list[str]:
         """The base's tensors that are asked for."""
@@ -267,6 +295,18 @@ class _Matcher:
         self.remarks.setdefault(text, []).append(name)
 
 
+def _refuse_names(matrices: Sequence[Matrix]) -> None:
+    """Refuse names that results could not be kept under."""
+    counts = Counter(matrix.name for matrix in matrices)
+    name, count = counts.most_common(1)[0]
+    longest = max(counts, key=len)
+    if count > 1:
+        raise PlanError([Fault("", f"two matrices would be called `{shown(name)}`; leave one out with `--exclude`")])
+    if len(longest.encode()) > LONGEST_NAME:
+        message = f"`{shown(longest)}` has {len(longest):,} characters, more than names have; leave it out"
+        raise PlanError([Fault("", message)])
+
+
 def _module(inside: str) -> tuple[str, int]:
     """`mlp.experts.up_proj` and 5 for `mlp.experts.5.up_proj.weight`; -1 without a number."""
     parts = inside.removesuffix(".weight").split(".")
@@ -278,4 +318,4 @@ def _remark(text: str, names: list[str]) -> str:
     if not names:
         return text
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-    return f"`{names[0]}`{more}: {text}"
+    return f"`{shown(names[0])}`{more}: {text}"

@@ -14,6 +14,7 @@ from surgery.analysis import change, spectrum
 from surgery.analysis.gauge import ValueOutput, gauge
 from surgery.analysis.overlap import Overlap, overlap
 from surgery.analysis.spectrum import numerical_rank
+from surgery.spectral.triplets import require_finite
 
 if TYPE_CHECKING:
     from surgery.analysis.attention import Attention
@@ -114,6 +115,7 @@ class _Compared:
         self.equal = before is after
         self.norm_before, self.norm_after = change.norm(W), change.norm(A)
         self.delta = A - W
+        require_finite(self.delta, "the change, whose size is beyond the arithmetic's numbers,")
         self.norm_change = change.norm(self.delta)
         self.whole = matrix.known == min(matrix.shape)
         self.decomposer = decomposer
@@ -125,12 +127,13 @@ class _Compared:
         row: Row = {
             "equal": self.equal,
             "relative_change": change.relative_change(self.norm_before, self.norm_change),
-            "energy_ratio": _ratio(self.norm_after**2, self.norm_before**2),
+            "change_energy": self.norm_change * self.norm_change,
+            "energy_ratio": _ratio(self.norm_after, self.norm_before),
         }
         row |= self._values() | self._ranks()
         directions, arrays = self._directions(ranks)
         row |= directions
-        row["diagonal_share"] = 0.0 if self.equal else change.diagonal_share(self.delta, self.before)
+        row["diagonal_share"] = math.nan if self.equal else change.diagonal_share(self.delta, self.before)
         values = self._change_values()
         row |= self._low_rank(values)
         if values is not None:
@@ -201,20 +204,24 @@ class _Compared:
             "change_stable_rank": _stable_rank(self.norm_change, values),
             "change_effective_rank": spectrum.effective_rank(values),
             "change_rank_90": float(spectrum.rank_for_energy(values, ENERGY)),
-            "change_head_share": spectrum.energy_share(values, spectrum.OUTER.of(len(values))),
+            "change_head_share": spectrum.energy_share(values, spectrum.OUTER.of(len(values)))
+            if self.norm_change
+            else math.nan,
         }
 
 
 def _stable_rank(norm: float, S: Tensor) -> float:
     """|W|_F^2 / s_1^2, of which the leading value is known at least; 0 for a zero matrix."""
-    largest = float(S[0])
-    return (norm / largest) ** 2 if largest else 0.0
+    ratio = norm / float(S[0]) if S[0] else 0.0
+    return ratio * ratio
 
 
 def _ratio(after: float, before: float) -> float:
+    """after^2 / before^2."""
     if before == 0:
         return 1.0 if after == 0 else math.inf
-    return after / before
+    ratio = after / before
+    return ratio * ratio
 
 
 def measure_attention(attention: Attention, weights: Mapping[str, ValueOutput]) -> Measured:
@@ -226,6 +233,7 @@ def measure_attention(attention: Attention, weights: Mapping[str, ValueOutput]) 
                 {
                     "stack": attention.stack,
                     "layer": attention.layer,
+                    "module": attention.module,
                     "head": head,
                     "before": before,
                     "after": after,

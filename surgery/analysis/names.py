@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -14,19 +15,18 @@ LONGEST = 40  # characters
 def short_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     """One for each checkpoint, in letters, digits, `.`, `_` and `-`: the end of its path, as long as tells them apart.
 
-    `runs/sft/final` and `runs/ppo/final` become `sft-final` and `ppo-final`; equal paths are numbered.
+    `runs/sft/final` and `runs/ppo/final` become `sft-final` and `ppo-final`; one path given twice is numbered.
     """
     parts = [_parts(checkpoint) for checkpoint in checkpoints]
     names: list[str] = []
-    for i, own in enumerate(parts):
+    for own in parts:
+        others = [other for other in parts if other != own]
         length = 1
-        while length < len(own) and any(own[-length:] == other[-length:] for other in parts[:i] + parts[i + 1 :]):
+        while length < len(own) and any(own[-length:] == other[-length:] for other in others):
             length += 1
         name = "-".join(own[-length:])[-LONGEST:]
-        taken = sum(
-            name == earlier or re.fullmatch(rf"{re.escape(name)}-\d+", earlier) is not None for earlier in names
-        )
-        names.append(f"{name}-{taken + 1}" if taken else name)
+        free = (f"{name}-{count}" for count in itertools.count(2))
+        names.append(name if name not in names else next(other for other in free if other not in names))
     return tuple(names)
 
 

@@ -155,7 +155,10 @@ class _Measuring:
                 self._load(model, output, output.shape),
                 None if bias is None else self._load(model, bias, bias.shape),
             )
-        return measure_attention(attention, weights)
+        try:
+            return measure_attention(attention, weights)
+        except NumericalError as error:
+            raise NumericalError(f"`{attention.name}`: {error}; or leave it out with `--exclude`") from error
 
     def _load(
         self, model: str, info: TensorInfo, shape: tuple[int, ...], *, double: bool = False, first: int = 0
@@ -184,6 +187,7 @@ def _collected(matching: Matching, store: Store) -> Comparison:
         models={model: checkpoint.source for model, checkpoint in matching.models.items()},
         ranks=matching.ranks,
         quick=matching.quick,
+        decoder=matching.decoder,
         matrices=frame,
         gauge=pd.DataFrame(gauge, columns=list(GAUGE)),
         embeddings=pd.DataFrame(embeddings, columns=list(EMBEDDINGS)),
@@ -198,12 +202,12 @@ def _embeddings(matching: Matching, store: Store, numbers: Mapping[str, int]) ->
     arrays: dict[str, Array] = {}
     if matching.embedding is None:
         return rows, arrays
-    tied = matching.head is None
-    if tied and not next(iter(matching.models.values())).tied:
-        return rows, arrays
+    tied = matching.head is None  # or the heads are not compared
     matrices = {matrix.name: matrix for matrix in matching.matrices}
     ends = [matrices[name] for name in (matching.embedding, matching.head) if name is not None]
-    for model in matching.models:
+    for model, checkpoint in matching.models.items():
+        if tied and not checkpoint.tied:
+            continue
         for i, asked in enumerate(matching.ranks):
             rank, size = min(matrix.ranks[i] for matrix in ends), ends[0].shape[1]
             angles = torch.zeros(rank, dtype=torch.float64)

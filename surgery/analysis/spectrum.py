@@ -93,18 +93,16 @@ def values_change(before: Tensor, after: Tensor, n: int) -> ValuesChange:
     largest     max_i |after_i - before_i|, in the unit of the values
     head_share, bulk_share, tail_share
                 of sum_i (after_i - before_i)^2 the shares of the leading 20 %, of the rest and of the trailing 20 %;
-                counts as in recipes, a value that would be in both belongs to the head; the sum is 1, or 0 without a
-                change; NaN where h < n
+                counts as in recipes, a value that would be in both belongs to the head; the sum is 1; NaN without a
+                change, and where h < n
     """
     h = len(before)
     assert h == len(after), f"{h} values before, {len(after)} after"
     difference = (after.double() - before.double()).abs()
     largest = float(difference.max()) if h else 0.0
     relative = relative_change(float(before.double().norm()), float(difference.norm()))
-    if h < n:
+    if h < n or not largest:
         return ValuesChange(relative, largest, math.nan, math.nan, math.nan)
-    if not largest:
-        return ValuesChange(relative, largest, 0.0, 0.0, 0.0)
     squares = (difference / largest).square()
     head = OUTER.of(n)
     tail = max(head, n - head)

@@ -135,11 +135,13 @@ class Store(Closing):
         return path
 
     def publish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, drop what was only needed on the way, and give the output its name."""
+        """Write the summary, give the output its name, and then drop what was only needed on the way.
+
+        In this order a kill loses no measurement: what is left of `measured` goes when the output is next read.
+        """
         self.write(SUMMARY, as_json(summary))
-        with writing(self._measured):
-            shutil.rmtree(self._measured)
         self._unfinished.publish()
+        shutil.rmtree(self._unfinished.places.out / _MEASURED, ignore_errors=True)
 
     def close(self) -> None:
         """Release the lock; what is measured stays."""
@@ -177,6 +179,7 @@ def read(directory: Path) -> Comparison:
     """A finished comparison. Raises CheckpointError for a directory that holds none, or a damaged one."""
     import pandas as pd
 
+    shutil.rmtree(directory / _MEASURED, ignore_errors=True)  # a kill may have left it
     try:
         summary = json.loads((directory / SUMMARY).read_bytes())
         if summary["format"] != FORMAT:
@@ -188,6 +191,7 @@ def read(directory: Path) -> Comparison:
             models=summary["models"],
             ranks=tuple(summary["ranks"]),
             quick=summary["quick"],
+            decoder=summary["decoder"],
             remarks=tuple(summary["remarks"]),
             spectra=Spectra(directory / SPECTRA),
             **tables,
@@ -196,8 +200,14 @@ def read(directory: Path) -> Comparison:
         raise
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            f"`{directory}` holds no comparison that can be read ({error}); expected the output of `surgery diff`"
+            f"`{directory}` holds no comparison that can be read ({error}); expected the output of `surgery diff`: "
+            "make it anew with `--overwrite`"
         ) from error
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether every file that a finished comparison has beside its figures is there."""
+    return all((directory / name).is_file() for name in (SUMMARY, SPECTRA, REPORT, *(f"{t}.parquet" for t in TABLES)))
 
 
 def summary_of(directory: Path) -> Mapping[str, Any] | None:

@@ -16,20 +16,19 @@ from tests.conftest import MakeCheckpoint
     [
         (["base", "sft"], ["base", "sft"]),
         (["base", "runs/sft/final", "runs/ppo/final"], ["base", "sft-final", "ppo-final"]),
-        (["base", "base"], None),
+        (["base", "base"], ["base", "base-2"]),
+        (["sft-2", "sft"], ["sft-2", "sft"]),
+        (["sft", "sft-2", "sft"], ["sft", "sft-2", "sft-3"]),
         (["a b/ü", "c/ü"], None),
     ],
 )
 def test_the_end_of_the_path_tells_models_apart(
-    make_checkpoint: MakeCheckpoint, paths: list[str], names: list[str] | None
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, paths: list[str], names: list[str] | None
 ) -> None:
     """As short as it can be, distinct always, and in characters that file names and arrays can have."""
     for path in dict.fromkeys(paths):
-        made = make_checkpoint(path, layers=1)
-    root = made
-    while root.name != paths[-1].split("/")[0]:
-        root = root.parent
-    found = short_names([open_checkpoint(root.parent / path) for path in paths])
+        make_checkpoint(path, layers=1)
+    found = short_names([open_checkpoint(tmp_path / path) for path in paths])
     assert len(set(found)) == len(paths)
     assert all(name.isascii() and "/" not in name and 0 < len(name) <= LONGEST + 2 for name in found)
     if names is not None:
