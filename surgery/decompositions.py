@@ -36,7 +36,7 @@ from surgery.spectral.decomposer import Decomposer
 from surgery.spectral.triplets import Triplets
 from surgery.whole_file import write_whole
 
-FORMAT = 2  # of the entries; and to be raised with any change of the bits that `surgery.spectral.triplets` gives
+FORMAT = 1  # of the entries; and to be raised with any change of the bits that `surgery.spectral.triplets` gives
 DEFAULT_LIMIT = 10 * 10**9  # bytes
 # Smaller matrices are computed. One thread, float32, head 20 %, milliseconds (compute | digest, store | digest, load):
 #     8192x2048  1176 | 35 | 20     512x512  19.6 | 1.0 | 0.4    4096x128  2.8 | 1.2 | 0.5

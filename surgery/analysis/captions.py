@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from surgery.analysis.cells import SAMPLED
+
 PAPER = "arXiv 2509.12235"
 
 
@@ -16,11 +18,12 @@ class Caption:
     answers: str = ""
 
 
+_EXPERTS = f"of many experts of one module {SAMPLED}, spread over them, are averaged."
 _ANGLES = (
     "Principal angles between the subspaces of the leading r singular directions before and after, in ascending "
     "order: left subspaces with full lines, right ones dashed. A flat line near 0° is a subspace that stayed; a line "
     "that climbs to 90° contains directions that the base did not have among its leading r. r stands above each panel; "
-    "experts of one module are averaged."
+    f"{_EXPERTS}"
 )
 
 CAPTIONS = {
@@ -37,19 +40,19 @@ CAPTIONS = {
     "layers": Caption(
         "Along the layers",
         "The mean over a layer's modules, with a band from the least to the greatest: rotation, relative change and "
-        "change of singular values.",
+        "change of singular values. What is infinite, a change from nothing, is left out.",
     ),
     "values_or_rotation": Caption(
         "Values or rotation",
         "Above, the change written in the base's singular basis: what is on the diagonal scales singular values, the "
-        "rest turns directions; the number is the share on the diagonal. Below, a point for each matrix: how far its "
-        "singular values moved against how far its leading directions turned.",
+        "rest turns directions; the number is the share on the diagonal, of what changed. Below, a point "
+        "for each matrix: how far its singular values moved against how far its leading directions turned.",
     ),
     "singular_values": Caption(
         "Singular values before and after",
         "Query, key and value projections of the first, middle and last layer, all models on one logarithmic axis, and "
         "below how they differ. Lines that lie on each other, with differences far below the values, say that "
-        "fine-tuning left the values almost as they were.",
+        f"fine-tuning left the values almost as they were. {_EXPERTS.capitalize()}",
         "figure 3",
     ),
     "principal_angles": Caption("Principal angles, first layer", _ANGLES, "figure 4"),
@@ -58,7 +61,7 @@ CAPTIONS = {
     "low_rank": Caption(
         "How many directions the change has",
         "The share of the squared change that its leading singular directions carry, the median over layers. A line "
-        "that crosses 90 % (dotted) early is a change of low rank.",
+        f"that crosses 90 % (dotted) early is a change of low rank. {_EXPERTS.capitalize()}",
     ),
     "gauge": Caption(
         "How much of it is a gauge",
@@ -78,7 +81,8 @@ CAPTIONS = {
     ),
     "moved_back": Caption(
         "What the third model undid",
-        "Above, the share of the change from the base to the second model that the third undid, along that change. "
-        "Below, how far each of the two is turned from the base.",
+        "Above, the share of the change from the base to the second model that the third undid, along that change: of "
+        "all matrices of a layer as if they were one, and a band over its modules. Below, how far each of the two is "
+        "turned from the base.",
     ),
 }

@@ -25,16 +25,19 @@ _GROUPS = ("attention", "mlp", "embedding", "lm_head")
 def cells(comparison: Comparison) -> pd.DataFrame:
     """A row for each stack, layer, module and pair: the mean of every number over the experts that share the cell.
 
-    Besides: `count` (how many matrices), `unchanged` (how many of them are equal), and `matrix`, the one that rotated
-    most, or changed most where no rotation is known. Modules come in the order in which data pass them.
+    Of the finite ones; `moved_back` is that of all together. Besides: `count` (how many matrices), `unchanged` (how
+    many of them are equal), and `matrix`, the one that rotated most, or changed most where no rotation is known.
+    Modules come in the order in which data pass them.
     """
     matrices = comparison.matrices
     if not len(matrices):
         return matrices.assign(count=0, unchanged=0)
     numbers = [name for name in matrices.columns if name not in _TEXT]
     table = matrices.assign(stack=matrices["stack"].fillna(""), _turn=matrices["rotation"].fillna(-1.0))
-    by = table.groupby([*PLACE, *PAIR], sort=False, dropna=False)
+    finite = table.assign(**{name: table[name].where(np.isfinite(table[name].astype(float))) for name in numbers})
+    by = finite.groupby([*PLACE, *PAIR], sort=False, dropna=False)
     found = by[numbers].mean()
+    found["moved_back"] = moved_back_by(comparison, table, [*PLACE, *PAIR])
     found["count"], found["unchanged"] = by.size(), by["equal"].sum()
     worst = table.sort_values(["_turn", "relative_change"], ascending=False, kind="stable")
     firsts = worst.groupby([*PLACE, *PAIR], sort=False, dropna=False)[["matrix", "group"]].first()
@@ -57,21 +60,60 @@ def sorted_modules(table: pd.DataFrame) -> list[str]:
     return sorted(groups, key=key)
 
 
-def main_stack(table: pd.DataFrame) -> str:
-    """The stack of most matrices: figures over layers show this one."""
-    inside = table[table["layer"] >= 0]
-    return str(inside["stack"].value_counts(sort=True).index[0]) if len(inside) else ""
+def main_stack(comparison: Comparison) -> str:
+    """The decoder's stack, or where it has no matrices that of most: figures over layers show this one."""
+    matrices = comparison.matrices
+    stacks = matrices.loc[matrices["layer"] >= 0, "stack"].fillna("")
+    if not len(stacks):
+        return ""
+    there = bool(comparison.decoder) and comparison.decoder in set(stacks)
+    return comparison.decoder if there else commonest(stacks)
 
 
-def inside_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the main stack's layers."""
-    return table[(table["layer"] >= 0) & (table["stack"].fillna("") == main_stack(table))]
+def commonest(names: pd.Series) -> str:
+    """The name that most rows have, of several the one that comes first."""
+    return str(names.groupby(names, sort=False).size().idxmax())
 
 
-def layer_label(table: pd.DataFrame) -> str:
+def inside_layers(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows, of matrices or of cells, in the main stack's layers."""
+    return table[(table["layer"] >= 0) & (table["stack"].fillna("") == main_stack(comparison))]
+
+
+def layer_label(comparison: Comparison) -> str:
     """What the axis of layers is called: with the stack, where there are others."""
+    table = comparison.matrices
     several = table.loc[table["layer"] >= 0, "stack"].nunique() > 1
-    return f"layer of {main_stack(table)}" if several else "layer"
+    return f"layer of {main_stack(comparison)}" if several else "layer"
+
+
+def changed(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the matrices, or of the heads of `gauge`, that changed: medians run over these."""
+    return table[~table["equal"].astype(bool)] if "equal" in table.columns else table[table["change"] != 0]
+
+
+def moved_back(comparison: Comparison, rows: pd.DataFrame) -> float:
+    """How far the third model took back the change of all matrices in `rows`, as if they were one; NaN if unknown.
+
+    sum_i m_i w_i / sum_i w_i, m_i the matrix's own `moved_back` and w_i = |tuned - base|_F^2.
+    """
+    parts = _returns(comparison, rows).sum(min_count=1)
+    return float(parts["back"]) / float(parts["there"])
+
+
+def moved_back_by(comparison: Comparison, rows: pd.DataFrame, by: list[str]) -> pd.Series:
+    """`moved_back` for each group of rows that are alike in the columns `by`."""
+    parts = _returns(comparison, rows).groupby([rows[name] for name in by], sort=False, dropna=False).sum(min_count=1)
+    return parts["back"] / parts["there"]
+
+
+def _returns(comparison: Comparison, rows: pd.DataFrame) -> pd.DataFrame:
+    """Numerator and denominator of `moved_back`, row by row; NaN where either is not known or nothing changed."""
+    first = of_pair(comparison.matrices, comparison.pairs[0])
+    weight = rows["matrix"].map(first.set_index("matrix")["change_energy"]).astype(float)
+    share = rows["moved_back"].astype(float)
+    known = np.isfinite(weight) & np.isfinite(share) & (weight > 0)
+    return (share * weight).where(known).to_frame("back").assign(there=weight.where(known))
 
 
 def of_pair(table: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def _layer_range(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option("--layers", metavar="LAYERS", callback=_layer_range, help="Only these: 0-9, first 25%, last 4.")
 @click.option("--tensors", multiple=True, metavar="NAME", help="Only this group (attention, mlp, ...) or glob; repeat.")
 @click.option("--exclude", multiple=True, metavar="NAME", help="Leave out this group or glob; repeat.")
-@click.option("--quick", is_flag=True, help="Compute the leading directions alone: several times faster.")
+@click.option("--quick", is_flag=True, help="Compute the leading 5 % alone (or --rank): several times faster.")
 @workers_option
 @memory_option
 @device_option

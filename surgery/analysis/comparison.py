@@ -55,7 +55,11 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
 
 
-RESOLUTION = 1e-6  # radians; angles of float32 vectors below this are rounding, see `overlap`
+# Radians; angles of float32 vectors below this are rounding. Of bases that are equal but for float32's rounding (256 to
+# 4096 rows, 51 to 819 columns) the mean angle came out as 1-3e-7, the largest as 7e-7; an angle of 1e-6 was 4 % off,
+# one of 1e-5 0.3 %. The vectors may carry more: two decompositions of one matrix, its rows and columns permuted, differ
+# by up to 2e-6 in the mean and 1e-5 in the largest angle where the values beside the cut at r lie close to each other.
+RESOLUTION = 1e-6
 GAUGE = (
     *("stack", "layer", "module", "head", "before", "after"),
     *("change", "explained", "chance", "rotation", "aligned_change", "remainder"),

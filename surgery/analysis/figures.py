@@ -11,6 +11,7 @@ from surgery.analysis.cells import (
     cells,
     inside_layers,
     layer_label,
+    moved_back_by,
     of_pair,
     short_names,
 )
@@ -76,7 +77,7 @@ def rotation_map(comparison: Comparison, out: Path) -> tuple[Path, ...]:
 
 
 def _map(comparison: Comparison, table: pd.DataFrame, column: str, out: Path, name: str) -> tuple[Path, ...]:
-    table = inside_layers(table)
+    table = inside_layers(comparison, table)
     unit, scale = _UNITS[column]
     pairs = [pair for pair in comparison.pairs if np.isfinite(_column(of_pair(table, pair), column)).any()]
     if not pairs:
@@ -97,7 +98,7 @@ def _map(comparison: Comparison, table: pd.DataFrame, column: str, out: Path, na
             image = _heat(axes, grid, (low, high), written)
             axes.set_title(pair_label(pair), fontsize=9)
             axes.set_yticks(range(len(names)), list(names.values()))
-        panels[-1].set_xlabel(layer_label(comparison.matrices))
+        panels[-1].set_xlabel(layer_label(comparison))
         step = max(1, -(-len(numbers) // 20))
         panels[-1].set_xticks(range(0, len(numbers), step), [str(i) for i in numbers[::step]])
         bar = drawing.colorbar(image, ax=list(panels), pad=0.02, aspect=12 * len(pairs))
@@ -135,7 +136,7 @@ def layers(comparison: Comparison, out: Path) -> tuple[Path, ...]:
 
     Writes `layers`. Raises as `draw`.
     """
-    table = inside_layers(cells(comparison))
+    table = inside_layers(comparison, cells(comparison))
     shown = [column for column in _UNITS if np.isfinite(_column(table, column)).any()]
     if not shown:
         return ()
@@ -147,14 +148,17 @@ def layers(comparison: Comparison, out: Path) -> tuple[Path, ...]:
                 _profile(axes, of_pair(table, pair), column, scale, i + 1, pair_label(pair))
             axes.set_ylabel(unit.replace("principal angle", "principal\nangle"))
             axes.set_ylim(bottom=0)
-        whole_numbers(panels[-1], layer_label(comparison.matrices))
+        whole_numbers(panels[-1], layer_label(comparison))
         legend_above(drawing, WIDTH, panels)
         return save(drawing, out, "layers")
 
 
-def _profile(axes: Axes, table: pd.DataFrame, column: str, scale: float, i: int, label: str) -> None:
-    """The mean over a layer's modules as a line, and a band from the least to the greatest."""
-    by = (scale * table.set_index("layer")[column]).groupby("layer").agg(["mean", "min", "max"]).dropna()
+def _profile(
+    axes: Axes, table: pd.DataFrame, column: str, scale: float, i: int, label: str, line: pd.Series | None = None
+) -> None:
+    """The mean over a layer's modules as a line, or another `line`, and a band from the least to the greatest."""
+    by = (scale * table.set_index("layer")[column]).groupby("layer").agg(["mean", "min", "max"])
+    by = (by if line is None else by.assign(mean=scale * line)).dropna()
     if not len(by):
         return
     x = by.index.to_numpy()
@@ -169,7 +173,7 @@ def values_or_rotation(comparison: Comparison, out: Path) -> tuple[Path, ...]:
     rest; below, change of values against mean principal angle, a point for each matrix. Writes `values_or_rotation`.
     Raises as `draw`.
     """
-    table = inside_layers(cells(comparison))
+    table = inside_layers(comparison, cells(comparison))
     pairs = [pair for pair in comparison.pairs if np.isfinite(_column(of_pair(table, pair), "diagonal_share")).any()]
     points = [_points(of_pair(table, pair)) for pair in comparison.pairs]
     dots = any(len(x) for x, _ in points)
@@ -194,14 +198,16 @@ def values_or_rotation(comparison: Comparison, out: Path) -> tuple[Path, ...]:
 
 
 def _bars(axes: Axes, table: pd.DataFrame, names: dict[str, str]) -> None:
-    share = (100 * table.groupby("module")["diagonal_share"].mean()).reindex(list(names)).to_numpy(np.float64)
+    by = table.groupby("module")
+    share = (100 * by["diagonal_share"].mean()).reindex(list(names)).to_numpy(np.float64)
+    still = (by["unchanged"].sum() == by["count"].sum()).reindex(list(names), fill_value=False).to_numpy()
     rows = range(len(names))
     known = np.nan_to_num(share)
     axes.barh(rows, known, color=look(2).colour, label="singular values (diagonal)")
     rest = np.where(np.isfinite(share), 100 - share, 0.0)
     axes.barh(rows, rest, left=known, color="#C9DDEA", hatch="///", edgecolor="#7FA8C4", linewidth=0, label="rotation")
     for row, value in enumerate(share):
-        text = f"{value:.2g} %" if np.isfinite(value) else "not known"
+        text = f"{value:.2g} %" if np.isfinite(value) else "unchanged" if still[row] else "not known"
         right = bool(value < 60) if np.isfinite(value) else True
         axes.text(
             (known[row] + 2) if right else known[row] - 2,
@@ -248,10 +254,11 @@ def _scatter(axes: Axes, points: list[tuple[Array, Array]], labels: list[str]) -
 def moved_back(comparison: Comparison, out: Path) -> tuple[Path, ...]:
     """How far the third model undid what the second had changed, and how far each is from the base.
 
-    Above, along the layers, the share of the change from base to second that the third has undone; below, the mean
-    principal angles of both from the base. Writes `moved_back`; nothing for two models. Raises as `draw`.
+    Above, along the layers, the share of the change from base to second that the third has undone, of all matrices of
+    a layer together, and a band over its modules; below, the mean principal angles of both from the base. Writes
+    `moved_back`; nothing for two models. Raises as `draw`.
     """
-    table = inside_layers(cells(comparison))
+    table = inside_layers(comparison, cells(comparison))
     pairs = comparison.pairs
     if len(pairs) < 3 or not np.isfinite(_column(of_pair(table, pairs[1]), "moved_back")).any():
         return ()
@@ -259,7 +266,9 @@ def moved_back(comparison: Comparison, out: Path) -> tuple[Path, ...]:
     with figure(WIDTH, 4.6 if angles else 2.8) as drawing:
         panels = drawing.subplots(2 if angles else 1, 1, squeeze=False, sharex=True)[:, 0]
         back = f"{plain(pairs[1][1], 16)}: change of {pair_label(pairs[0])} undone"
-        _profile(panels[0], of_pair(table, pairs[1]), "moved_back", 100.0, 3, back)
+        matrices = inside_layers(comparison, of_pair(comparison.matrices, pairs[1]))
+        together = moved_back_by(comparison, matrices, ["layer"])
+        _profile(panels[0], of_pair(table, pairs[1]), "moved_back", 100.0, 3, back, together)
         panels[0].axhline(0, color="black", linewidth=0.8)
         panels[0].set_ylabel("moved back, %")
         if angles:
@@ -267,7 +276,7 @@ def moved_back(comparison: Comparison, out: Path) -> tuple[Path, ...]:
                 _profile(panels[1], of_pair(table, pair), "rotation", 180 / np.pi, i, pair_label(pair))
             panels[1].set_ylabel("mean principal\nangle, degrees")
             panels[1].set_ylim(bottom=0)
-        whole_numbers(panels[-1], layer_label(comparison.matrices))
+        whole_numbers(panels[-1], layer_label(comparison))
         legend_above(drawing, WIDTH, panels)
         return save(drawing, out, "moved_back")
 

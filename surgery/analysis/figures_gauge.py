@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from surgery.analysis.cells import of_pair
+from surgery.analysis.cells import commonest, main_stack, of_pair
 from surgery.plotting import draw_line, figure, legend_above, look, pair_label, plain, save, whole_numbers
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ def gauge(comparison: Comparison, out: Path) -> tuple[Path, ...]:
 
     Above, for each layer and key/value head, the share of the squared change that an orthogonal map of the inner space
     explains; below, over the layers, the relative change before and after that alignment and that of the product
-    O V, the mean over heads and their range. A column for each pair. As appendix A of arXiv 2509.12235. Writes
-    `gauge`, and nothing where no heads were compared. Raises NotInstalledError and OutputError.
+    O V, the mean over heads and their range. A column for each pair. As appendix A of arXiv 2509.12235. Of several
+    attention modules in a layer (to itself, to an encoder) the commonest is shown, and named. Writes `gauge`, and
+    nothing where no heads were compared. Raises NotInstalledError and OutputError.
     """
-    table = comparison.gauge
-    if not len(table):
+    if not len(comparison.gauge):
         return ()
-    table = table[table["stack"].fillna("") == table["stack"].fillna("").value_counts().index[0]]
+    table, module = _one_module(comparison)
     pairs = [pair for pair in comparison.pairs if np.isfinite(of_pair(table, pair)["change"]).any()]
     if not pairs:
         return ()
@@ -55,8 +55,18 @@ def gauge(comparison: Comparison, out: Path) -> tuple[Path, ...]:
         below[0].set_ylabel("relative change, %")
         bar = drawing.colorbar(image, ax=list(above), pad=0.02, aspect=8)
         bar.set_label(f"rotation\nexplains, %\n(chance {100 * table['chance'].mean():.2g})")
-        legend_above(drawing, width, below)
+        legend_above(drawing, width, below, module)
         return save(drawing, out, "gauge")
+
+
+def _one_module(comparison: Comparison) -> tuple[pd.DataFrame, str | None]:
+    """The heads of one attention module of one stack, and its name where there are others."""
+    stacks = comparison.gauge["stack"].fillna("")
+    main = main_stack(comparison)
+    table = comparison.gauge[stacks == (main if main in set(stacks) else commonest(stacks))]
+    module = commonest(table["module"])
+    several = table["module"].nunique() > 1
+    return table[table["module"] == module], f"attention module {plain(module)}" if several else None
 
 
 def _end(most: float) -> float:

@@ -44,7 +44,7 @@ def singular_values(comparison: Comparison, out: Path) -> tuple[Path, ...]:
     attention the first modules there are. All models on one axis, logarithmic. As figure 3 of arXiv 2509.12235.
     Writes `singular_values`. Raises NotInstalledError and OutputError.
     """
-    table = inside_layers(comparison.matrices)
+    table = inside_layers(comparison, comparison.matrices)
     modules = _projections(table)
     layers = three_layers(table.loc[table["module"].isin(modules), "layer"])
     named = members(table)
@@ -123,7 +123,7 @@ def principal_angles(comparison: Comparison, out: Path) -> tuple[Path, ...]:
     the same axes. As figure 4 of arXiv 2509.12235. Writes `principal_angles` for the first layer,
     `principal_angles_middle` and `principal_angles_last`. Raises as `singular_values`.
     """
-    table = inside_layers(comparison.matrices)
+    table = inside_layers(comparison, comparison.matrices)
     layers = three_layers(table["layer"])
     names = ["principal_angles", "principal_angles_last"] if len(layers) == 2 else _ANGLE_FIGURES
     return tuple(
@@ -135,7 +135,7 @@ _ANGLE_FIGURES = ["principal_angles", "principal_angles_middle", "principal_angl
 
 
 def _angles(comparison: Comparison, layer: int, name: str, out: Path) -> tuple[Path, ...]:
-    table = inside_layers(comparison.matrices)
+    table = inside_layers(comparison, comparison.matrices)
     modules = sorted_modules(table[table["layer"] == layer])
     named = members(table[table["layer"] == layer])
     spectra = {module: found for module in modules if (found := _angle_spectra(comparison, named[layer, module]))}
@@ -195,7 +195,7 @@ def low_rank(comparison: Comparison, out: Path) -> tuple[Path, ...]:
     The median over layers; a panel for each pair. Writes `low_rank`, and nothing for a quick comparison. Raises as
     `singular_values`.
     """
-    table = inside_layers(comparison.matrices)
+    table = inside_layers(comparison, comparison.matrices)
     lines = {pair: _energies(comparison, table, pair) for pair in comparison.pairs}
     lines = {pair: found for pair, found in lines.items() if found}
     if not lines:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from surgery.analysis.cells import of_pair
+from surgery.analysis.cells import changed, moved_back, of_pair
 from surgery.analysis.measures import DEGREES, MEASURES, PERCENT, Measure, legible, number, pair_name
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from surgery.analysis.comparison import Comparison
 
+LEAST_RETURN = 0.5  # percent of the way: less is neither back nor forth
 TOP = 10  # matrices named as those that rotated most
 
 
@@ -37,7 +38,7 @@ def cards(comparison: Comparison) -> list[Card]:
         _median(comparison, "values_change", "Median change of values", "of a matrix's singular values"),
         _unchanged(comparison),
         _intruders(comparison),
-        _median(comparison, "off_diagonal", "Rotation's share", "of the squared change, median of changed matrices"),
+        _median(comparison, "off_diagonal", "Rotation's share", "of the squared change, median"),
         _gauge(comparison),
     ]
     return [card for card in found if card is not None]
@@ -49,8 +50,8 @@ def _by_pair(comparison: Comparison, values: list[str | None], label: str, note:
 
 
 def measured(comparison: Comparison, pair: tuple[str, str], key: str) -> float | None:
-    """The median of a measure over the matrices of a pair, in its unit; None where it is known of none."""
-    values = _measure(key).values(of_pair(comparison.matrices, pair))
+    """The median of a measure over the changed matrices of a pair, in its unit; None where it is known of none."""
+    values = _measure(key).values(changed(of_pair(comparison.matrices, pair)))
     values = values[np.isfinite(values)]
     return float(np.median(values)) if values.size else None
 
@@ -62,13 +63,15 @@ def _measure(key: str) -> Measure:
 def _median(comparison: Comparison, key: str, label: str, note: str) -> Card | None:
     medians = [measured(comparison, pair, key) for pair in comparison.pairs]
     unit = _measure(key).unit
+    if equal := int(of_pair(comparison.matrices, comparison.pairs[0])["equal"].sum()):
+        note += f"; without the {equal:,} unchanged"
     return _by_pair(comparison, [None if m is None else number(m, unit) for m in medians], label, note)
 
 
 def _unchanged(comparison: Comparison) -> Card | None:
     rows = [of_pair(comparison.matrices, pair) for pair in comparison.pairs]
     values = [f"{int(table['equal'].sum()):,}" for table in rows]
-    return _by_pair(comparison, [*values], "Unchanged", f"of {len(rows[0]):,} matrices, byte for byte")
+    return _by_pair(comparison, [*values], "Unchanged", f"of {len(rows[0]):,} matrices, equal in value")
 
 
 def _intruders(comparison: Comparison) -> Card | None:
@@ -84,18 +87,26 @@ def _intruders(comparison: Comparison) -> Card | None:
 
 
 def gauge_share(comparison: Comparison, pair: tuple[str, str]) -> float | None:
-    """The median over heads of the share of the change that a rotation of the inner space explains, in percent."""
+    """The share of the change that a rotation of the inner space explains, in percent: median of changed heads."""
     if not len(comparison.gauge):
         return None
-    values = 100 * of_pair(comparison.gauge, pair)["explained"].to_numpy(np.float64)
+    values = 100 * changed(of_pair(comparison.gauge, pair))["explained"].to_numpy(np.float64)
     values = values[np.isfinite(values)]
     return float(np.median(values)) if values.size else None
 
 
+def _gauge_by_chance(comparison: Comparison) -> str:
+    """What it would explain of a small change at random."""
+    return number(100 * float(comparison.gauge["chance"].median()), PERCENT)
+
+
 def _gauge(comparison: Comparison) -> Card | None:
+    if not len(comparison.gauge):
+        return None
     shares = [gauge_share(comparison, pair) for pair in comparison.pairs]
     texts = [None if share is None else number(share, PERCENT) for share in shares]
-    note = "of the change of value and output projections, median of heads"
+    chance = _gauge_by_chance(comparison)
+    note = f"of the change of value and output projections, median of changed heads; by chance {chance}"
     return _by_pair(comparison, texts, "Gauge", note)
 
 
@@ -135,9 +146,9 @@ def verdict(comparison: Comparison) -> str:
     equal, total = int(table["equal"].sum()), len(table)
     base, tuned = map(legible, first)
     if equal == total:
-        return f"All {total:,} matrices of {base} and {tuned} are equal, byte for byte: there is nothing to compare."
-    changed = f"{total - equal:,} of {total:,} matrices changed" if equal else f"All {total:,} matrices changed"
-    sentences = [f"{changed} from {base} to {tuned}.", *_sizes(comparison, first), *_kinds(comparison, first)]
+        return f"All {total:,} matrices of {base} and {tuned} are equal in value: there is nothing to compare."
+    count = f"{total - equal:,} of {total:,} matrices changed" if equal else f"All {total:,} matrices changed"
+    sentences = [f"{count} from {base} to {tuned}.", *_sizes(comparison, first), *_kinds(comparison, first)]
     if len(comparison.pairs) > 1:
         sentences += _third(comparison)
     if comparison.quick:
@@ -157,12 +168,15 @@ def _sizes(comparison: Comparison, pair: tuple[str, str]) -> list[str]:
         parts.append(f"the singular values changed by {number(values, PERCENT)}")
     if change is not None:
         parts.append(f"the weights by {number(change, PERCENT)}")
-    return [f"In the median matrix {', '.join(parts[:-1])} and {parts[-1]}." if len(parts) > 1 else ""] if parts else []
+    which = "changed matrix" if of_pair(comparison.matrices, pair)["equal"].any() else "matrix"
+    if len(parts) > 1:
+        return [f"In the median {which} {', '.join(parts[:-1])} and {parts[-1]}."]
+    return [f"In the median {which} {parts[0]}."] if parts else []
 
 
 def _off_diagonal_by_chance(comparison: Comparison, pair: tuple[str, str]) -> float:
-    """The off-diagonal share of a change at random, in percent: all but 1 / max(rows, cols); median of the matrices."""
-    table = of_pair(comparison.matrices, pair)
+    """The off-diagonal share of a change at random, in percent: all but 1 / max(rows, cols); median as measured."""
+    table = changed(of_pair(comparison.matrices, pair))
     return float(100 * (1 - 1 / table[["rows", "cols"]].max(axis=1)).median())
 
 
@@ -178,7 +192,7 @@ def _kinds(comparison: Comparison, pair: tuple[str, str]) -> list[str]:
     if (gauge := gauge_share(comparison, pair)) is not None:
         sentences.append(
             f"Of the change of value and output projections, a rotation that leaves the heads' function as it is "
-            f"explains {number(gauge, PERCENT)}."
+            f"explains {number(gauge, PERCENT)} (of a change at random {_gauge_by_chance(comparison)})."
         )
     return sentences
 
@@ -187,17 +201,16 @@ def _third(comparison: Comparison) -> list[str]:
     first, pair, _ = comparison.pairs
     base, tuned, third = map(legible, (*first, pair[1]))
     turned = measured(comparison, pair, "rotation")
-    back = _measure("moved_back").values(of_pair(comparison.matrices, pair))
-    back = back[np.isfinite(back)]
+    share = 100 * moved_back(comparison, of_pair(comparison.matrices, pair))
     sentences = []
     if turned is not None:
         sentences.append(f"{third} is turned from {base} by {number(turned, DEGREES)}.")
-    if back.size:
-        share = float(np.mean(back))
-        moved = (
-            f"went back {number(share, PERCENT)} of the way"
-            if share >= 0
-            else (f"went on by {number(-share, PERCENT)} of the way")
-        )
-        sentences.append(f"It {moved} from {base} to {tuned} (mean over the matrices).")
+    if np.isfinite(share):
+        if abs(share) < LEAST_RETURN:
+            sentences.append(f"It went neither back nor further on the way from {base} to {tuned}.")
+        else:
+            moved = "went back" if share > 0 else "went on by"
+            sentences.append(
+                f"It {moved} {number(abs(share), PERCENT)} of the way from {base} to {tuned} (all matrices together)."
+            )
     return sentences

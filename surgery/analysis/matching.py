@@ -21,7 +21,7 @@ from surgery.spectral import cost
 from surgery.wording import quoted
 
 RANKS = ("20%", "5%", "50%")  # the main one first: what restoring puts back
-QUICK_RANKS = ("20%", "5%")  # a decomposition costs what its largest rank asks for
+QUICK_RANKS = ("5%", "1%")  # for so few triplets the decompositions take half the time of 20 %
 LONGEST_NAME = 10_000  # bytes; what a file's directory of arrays holds is 65,535 with all that is added
 _NUMBER = re.compile(r"\d+", re.ASCII)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from surgery.analysis.comparison import RESOLUTION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from surgery.analysis.comparison import Array
 
 DEGREES, PERCENT = "°", "%"
+LEAST_ANGLE = math.degrees(RESOLUTION)  # what is smaller, and not 0, is rounding
+BELOW = "0.00006"  # LEAST_ANGLE in words, rounded up
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ MEASURES = (
         PERCENT,
         "The change written in the base's singular basis: what is off the diagonal turns directions, what is on it "
         "scales singular values. This is the share of the squared change that is off the diagonal; a change at random "
-        "has 1 - 1 / max(rows, cols) there, nearly all.",
+        "has 1 - 1 / max(rows, cols) there, nearly all. An unchanged matrix has none.",
         _off_diagonal,
         True,
     ),
@@ -107,7 +112,8 @@ MEASURES = (
         "Moved back",
         PERCENT,
         "The share of the change from the base to the second model that the third has undone, along that change: 0 % "
-        "is none, 100 % all of it; below 0 % it went further.",
+        "is none, 100 % all of it; below 0 % it went further. Of several matrices it is that of all as if they were "
+        "one: each counts by its squared change.",
         mapped=True,
     ),
     Measure("energy_ratio", "Energy after / before", "", "The ratio of squared Frobenius norms."),
@@ -130,7 +136,9 @@ MEASURES = (
 
 
 def number(value: float, unit: str = "") -> str:
-    """Three digits and the unit: `31.2°`, `0.41 %`, `1,204`."""
+    """Three digits and the unit: `31.2°`, `0.41 %`, `1,204`; `< 0.00006°` of an angle that is rounding."""
+    if unit == DEGREES and 0 < value < LEAST_ANGLE:
+        return f"< {BELOW}{unit}"
     text = f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
     if "e" in text:
         text = f"{value:.1e}"

@@ -30,11 +30,6 @@ from surgery.spectral.svd import LinAlgError, svd
 
 # A direction whose |cos| with every earlier one is below this is an intruder.
 INTRUDER_COSINE = 0.5
-# Radians; angles of float32 vectors below this are rounding. Of bases that are equal but for float32's rounding (256 to
-# 4096 rows, 51 to 819 columns) the mean angle came out as 1-3e-7, the largest as 7e-7; an angle of 1e-6 was 4 % off,
-# one of 1e-5 0.3 %. The vectors may carry more: two decompositions of one matrix, its rows and columns permuted, differ
-# by up to 2e-6 in the mean and 1e-5 in the largest angle where the values beside the cut at r lie close to each other.
-RESOLUTION = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +47,8 @@ class Overlap:
 
         theta_i = atan2(sin_i, cos_i), the i-th smallest sine with the i-th largest cosine. As d theta = cos d sin - sin
         d cos, the sine alone counts at 0 and the cosine alone at 90 degrees: Björck and Golub's choice between the two,
-        without a seam at 45 degrees. Errors are 1e-15 in float64; in float32 see RESOLUTION. Where r is the dimension m
-        all angles are 0. Raises NumericalError when no SVD converges.
+        without a seam at 45 degrees. Errors are 1e-15 in float64; in float32 see `comparison.RESOLUTION`. Where r is
+        the dimension m all angles are 0. Raises NumericalError when no SVD converges.
         """
         assert r <= len(self.T), f"angles of rank {r} from an overlap of {len(self.T)} columns"
         C = self.C[:, :r].double()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from surgery.analysis.captions import CAPTIONS, PAPER, Caption
 from surgery.analysis.comparison import Comparison
 from surgery.analysis.headline import cards, top, verdict
-from surgery.analysis.measures import MEASURES, legible
+from surgery.analysis.measures import BELOW, LEAST_ANGLE, MEASURES, legible
 from surgery.analysis.report_data import page_data
 from surgery.errors import NotInstalledError
 
@@ -84,6 +84,8 @@ def _content(
         "top": {"title": title, "columns": columns, "rows": rows},
         "figures": [_shown(name, figures[name]) for name in _ordered(figures)],
         "paper": PAPER,
+        "least_angle": LEAST_ANGLE,
+        "below": BELOW,
         "definitions": [measure for measure in MEASURES if measure.definition and measure.key in known],
         "versions": versions,
     }

@@ -1,6 +1,7 @@
 """Singular value decompositions of weights, as much of them as an edit needs, and the edits built from them.
 
 gram          W^T W in blocks
+lanczos       the leading eigenpairs of a large symmetric matrix
 triplets      the outer singular triplets of a matrix; the choice between float32, float64 and a full SVD
 decomposer    whom edits and comparisons ask for triplets and values
 restore       W' from the triplets of two matrices; singular values exchanged; rank truncated

@@ -17,6 +17,12 @@ LIBRARY = 16 << 20  # bytes that MKL keeps for packing, whatever the shape
 # route 2, at 0.6 as long, as the float64 eigenproblem of its subspace grows (2048x2048 and 4096x1024, one thread).
 RITZ_PART = 0.6
 
+# Route 1 finds its eigenvectors by Lanczos iteration from this n on, for heads up to this part of n. Time of the
+# iteration as a part of eigh's, for slowly decaying spectra on one thread: n = 2048 0.3 at 5 %, 0.4 at 7.5 %, 0.55 at
+# 10 %; n = 1024 0.5-0.7, 0.7-0.9, 0.9-1; n = 576, SmolLM2-135M, 0.7-1.2 at 5 %.
+LANCZOS_SIDE = 1024
+LANCZOS_PART = 0.08
+
 
 def padded(n: int, head: int) -> int | None:
     """How many leading eigenvectors route 1 of `triplets` takes for `head` triplets, or None where it does not pay.
@@ -25,6 +31,11 @@ def padded(n: int, head: int) -> int | None:
     """
     k = head + max(16, n // 10)
     return k if head and k <= RITZ_PART * n else None
+
+
+def iterative(n: int, head: int) -> bool:
+    """Whether route 1 of `triplets` first tries an iteration instead of all eigenvectors."""
+    return n >= LANCZOS_SIDE and 0 < head <= LANCZOS_PART * n
 
 
 def workspace(shape: tuple[int, ...], head: int, tail: int = 0, orthogonalize: Orthogonalize = "none") -> int:
@@ -42,7 +53,10 @@ def workspace(shape: tuple[int, ...], head: int, tail: int = 0, orthogonalize: O
 
 
 def _outer(m: int, n: int, k: int, subspace: int | None) -> int:
-    """Bytes of the most expensive of the routes of `triplets`, their result included."""
+    """Bytes of the most expensive of the routes of `triplets`, their result included.
+
+    The iteration of route 1, at most 4 * 5 n^2 with its basis and its eigenproblem of 0.6 n, is never that.
+    """
     block = min(m, ROW_BLOCK)
     eigh = 8 * 5 * n * n
     gram64 = 8 * (n * n + block * n)
@@ -68,14 +82,16 @@ def flops(
     matrices: int = 2,
 ) -> int:
     """Floating-point operations of one edit, to first order, with 9 n^3 for a symmetric eigendecomposition and
-    4 m n^2 + 22 n^3 for an SVD (Golub and Van Loan, figure 8.6.1 and section 8.3).
+    4 m n^2 + 22 n^3 for an SVD (Golub and Van Loan, figure 8.6.1 and section 8.3). An iteration for few eigenvectors
+    counts as 3 n^3, by its time: 0.3 of eigh's.
     """
     m, n, k = max(shape), min(shape), min(head + tail, min(shape))
     polar = orthogonalize == "polar" and k < n
     if polar:
         k = n
     subspace = padded(n, head) if not tail else None
-    triplets = m * n * n + 9 * n**3
+    few = subspace and not polar and iterative(n, head)
+    triplets = m * n * n + (3 if few else 9) * n**3
     if subspace and not polar:
         triplets += 2 * m * n * subspace + m * subspace**2 + 9 * subspace**3 + 2 * (m + n) * subspace * k
     else:

@@ -9,6 +9,8 @@ lambda_i = sigma_i^2, all for W with rows >= cols (else its transpose).
    span(Q) Rayleigh-Ritz removes: what is left there is the one-sided error of Y, about eps32 sigma_h / gap, no more
    than the eps32 sigma_1 / gap of a float32 SVD. Those towards the outside remain, and are below eps32 kappa,
    kappa = lambda_1 / (lambda_h - lambda_{h+p}): hence MAX_KAPPA.
+   For small h the eigenvectors come from `lanczos`, with residuals as those of eigh, and so many, p > 0, that kappa is
+   small enough. Errors were 0.9-1.4 times those with eigh, a sixteenth to a third of the float32 SVD's (n = 1024).
 2. *Float64 Gram.* Errors of eps64 lambda_1 / (2 sigma_i gap): smaller than the float32 SVD's eps32 sigma_1 / gap while
    sigma_i / sigma_1 > eps64 / (2 eps32) = 1e-9. The left vectors u_i = W v_i / sigma_i are orthonormal to
    eps64 lambda_1 / (sigma_i sigma_j): hence MIN_RATIO.
@@ -26,8 +28,9 @@ import torch
 from torch import Tensor
 
 from surgery.errors import NumericalError
-from surgery.spectral.cost import ROW_BLOCK, padded
-from surgery.spectral.gram import gram, symmetric
+from surgery.spectral.cost import ROW_BLOCK, iterative, padded
+from surgery.spectral.gram import gram, symmetric, symmetrize_
+from surgery.spectral.lanczos import leading_eigenpairs
 from surgery.spectral.svd import LinAlgError, svd
 
 # Route 1 up to here. The bound is far from reached, as rounding errors spread over n directions: up to kappa = 150 the
@@ -116,8 +119,13 @@ def _ritz(W: Tensor, head: int, tail: int) -> Triplets | None:
     G = gram(W, torch.float32)
     if not FLOAT32_RANGE[0] < float(G.trace()) < FLOAT32_RANGE[1]:
         return None
-    values, vectors = torch.linalg.eigh(G)
-    del G
+    few = iterative(n, head)
+    pairs = leading_eigenpairs(symmetrize_(G), head, k, MAX_KAPPA) if few else None
+    values, vectors = pairs or torch.linalg.eigh(G)
+    del G, pairs
+    if few:  # no more than kappa needs, and some for distance
+        near = int((values > values[-head] - values[-1] / MAX_KAPPA).sum())
+        k = min(k, max(near + 1, head + max(16, head // 2)))
     if float(values[-1]) > MAX_KAPPA * float(values[-head] - values[-k]):
         return None
     Q = vectors[:, -k:].clone()

@@ -76,7 +76,7 @@ class _Maker:
         self.embeddings: list[dict[str, Any]] = []
         self.spectra: dict[str, Array] = {}
         empty = pd.DataFrame()
-        self.pairs = Comparison(dict.fromkeys(models, ""), ranks, quick, empty, empty, empty, (), {}).pairs
+        self.pairs = Comparison(dict.fromkeys(models, ""), ranks, quick, STACK, empty, empty, empty, (), {}).pairs
 
     def add(
         self, matrix: str, tensor: str, expert: int, stack: str, layer: int, module: str, group: str, depth: float
@@ -119,9 +119,11 @@ class _Maker:
             self.spectra[f"{matrix}/change_values/{key}"] = change
         before, after = (self.spectra[f"{matrix}/values/{model}"] for model in pair)
         r = left.size
+        back = len(self.models) > 2 and pair == self.pairs[1] and scale > 0
         found: dict[str, Any] = {
             "equal": scale == 0,
             "relative_change": 0.05 * scale,
+            "change_energy": float((0.05 * scale) ** 2 * np.sum(before**2)),
             "energy_ratio": float(np.sum(after**2) / np.sum(before**2)),
             "values_change": float(np.linalg.norm(after - before) / np.linalg.norm(before)),
             "values_max_change": float(np.abs(after - before).max()),
@@ -129,9 +131,9 @@ class _Maker:
             "values_bulk_share": 0.25 if scale else math.nan,
             "values_tail_share": 0.05 if scale else math.nan,
             "stable_rank_before": 20.0,
-            "stable_rank_after": 20.1,
             "effective_rank_before": 60.0,
-            "effective_rank_after": 60.5,
+            "stable_rank_after": 20.1 if scale else 20.0,
+            "effective_rank_after": 60.5 if scale else 60.0,
             "rank": r,
             "angle_left": float(left.mean()),
             "angle_right": float(right.mean()),
@@ -143,11 +145,11 @@ class _Maker:
             "intruders_left": int(3 * scale),
             "intruders_right": int(2 * scale),
             "diagonal_share": 0.01 / scale if scale else math.nan,
-            "change_stable_rank": 5.0,
-            "change_effective_rank": 30.0,
-            "change_rank_90": 27,
+            "change_stable_rank": 5.0 if scale else 0.0,
+            "change_effective_rank": 30.0 if scale else 0.0,
+            "change_rank_90": 27.0 if scale else 0.0,
             "change_head_share": 0.8 if scale else math.nan,
-            "moved_back": 0.3 + 0.2 * scale if len(self.models) > 2 and pair == self.pairs[1] else math.nan,
+            "moved_back": 0.3 + 0.2 * scale if back else math.nan,
         }
         return found | (dict.fromkeys(SLOW, math.nan) if self.quick else {})
 
@@ -188,6 +190,7 @@ class _Maker:
                     row = {
                         "stack": STACK,
                         "layer": layer,
+                        "module": "self_attn",
                         "head": head,
                         "before": before,
                         "after": after,
@@ -206,6 +209,7 @@ class _Maker:
             models={model: f"/models/{model}" for model in self.models},
             ranks=self.ranks,
             quick=self.quick,
+            decoder=STACK,
             matrices=pd.DataFrame(self.rows),
             gauge=pd.DataFrame(self.gauge, columns=list(GAUGE)),
             embeddings=pd.DataFrame(self.embeddings),

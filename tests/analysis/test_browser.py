@@ -185,6 +185,43 @@ def test_measure_and_pair_change_the_map(page: Open) -> None:
             assert known == (30 if value != "moved_back" or pair == "1" else 0)
 
 
+def test_the_scale_is_that_of_the_pair_and_can_be_heard(page: Open) -> None:
+    """A pair that changed far less has contrast too; the label of the scale has its numbers."""
+    data = comparison(THREE)
+    table = data.matrices
+    small = table.assign(rotation=table["rotation"].where(table["before"] != "sft", table["rotation"] / 1e3))
+    shown = page(Comparison(**{**vars(data), "matrices": small}))
+    shown.select_option("#pair", "2")
+    rows = small[small["before"] == "sft"]["rotation"]
+    low, high = (f"{float(f'{math.degrees(value):.3g}'):g}°" for value in (rows.min(), rows.max()))
+    label = f"Colour scale of Rotation, sft → rl: from {low}, dark, to {high}, bright"
+    assert shown.locator("#scale").get_attribute("aria-label") == label
+    shown.select_option("#measure", "moved_back")
+    assert shown.locator("#high").inner_text() == "–"
+
+
+def test_angles_that_are_rounding(page: Open) -> None:
+    """They are said to be small; none at all is zero."""
+    data = comparison()
+    rotation = data.matrices["rotation"].where(data.matrices.index > 1, [1e-7, 0.0, *[0.5] * 28])
+    shown = page(Comparison(**{**vars(data), "matrices": data.matrices.assign(rotation=rotation)}))
+    for module, text in ((0, "< 0.00006°"), (1, "0°")):
+        cell(shown, 0, module).click()
+        row = shown.locator("#numbers tbody tr").first
+        assert row.locator("td").all_inner_texts() == ["Rotation", text]
+
+
+def test_a_list_that_is_cut_says_so(page: Open) -> None:
+    """Of more than 2,000 cells the first are listed."""
+    shown = page(comparison(layers=101, modules=[f"m{i}.q_proj" for i in range(20)], n=4, outside=False))
+    shown.locator("#full summary").click()
+    assert shown.locator("#all tbody tr").count() == 2000
+    assert shown.locator("#cut").inner_text() == "The first 2,000 of 2,020 cells, as they are sorted."
+    shown = page(comparison())
+    shown.locator("#full summary").click()
+    assert shown.locator("#cut").is_hidden()
+
+
 def test_the_scale_is_even_in_brightness(page: Open) -> None:
     """A greater value is brighter, so that the map reads in grey, and its number has enough contrast."""
     data = comparison(layers=30)

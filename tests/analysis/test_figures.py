@@ -198,6 +198,29 @@ def test_layers(drawn: Drawn, tmp_path: Path) -> None:
             assert (edge.min(), edge.max()) == pytest.approx((values.min(), values.max()))
 
 
+def test_what_is_infinite_hides_no_layer(drawn: Drawn, tmp_path: Path) -> None:
+    """The mean of a layer is that of its finite matrices."""
+    data = comparison(layers=2)
+    table = data.matrices
+    there = table["matrix"] != "model.layers.1.mlp.up_proj.weight"
+    table = table.assign(relative_change=table["relative_change"].where(there, math.inf))
+    figures.layers(Comparison(**{**vars(data), "matrices": table}), tmp_path)
+    known = table[there & (table["layer"] == 1)]["relative_change"]
+    assert line(drawn["layers"].axes[1], "base → sft")[1] == pytest.approx(100 * known.mean())
+
+
+def test_unchanged_matrices_are_no_part_of_the_bars(drawn: Drawn, tmp_path: Path) -> None:
+    """Shares are those of the others; a module without any is said to be unchanged."""
+    names = ["model.layers.0.mlp.up_proj.weight", *(f"model.layers.{i}.{ATTENTION[0]}.weight" for i in range(2))]
+    data = comparison(layers=2, equal=names)
+    figures.values_or_rotation(data, tmp_path)
+    bars = drawn["values_or_rotation"].axes[0]
+    diagonal = [bar.get_width() for bar in bars.containers[0]]
+    share = data.matrices.set_index("matrix")["diagonal_share"]["model.layers.1.mlp.up_proj.weight"]
+    assert diagonal[(*ATTENTION, *MLP).index("mlp.up_proj")] == pytest.approx(100 * share)
+    assert bars.texts[0].get_text() == "unchanged"
+
+
 def test_values_or_rotation(drawn: Drawn, tmp_path: Path) -> None:
     """Diagonal and rest add up to the whole change; a point for each matrix."""
     data = comparison(layers=3)
@@ -246,6 +269,20 @@ def test_gauge(drawn: Drawn, tmp_path: Path) -> None:
         np.testing.assert_allclose(line(panels[3], label), means, rtol=1e-12)
 
 
+def test_gauge_of_several_attention_modules(drawn: Drawn, tmp_path: Path) -> None:
+    """The commonest of the main stack is drawn, and named; others of the same layer do not matter."""
+    data = comparison(layers=3)
+    figures_gauge.gauge(data, tmp_path)
+    alone = np.asarray(drawn["gauge"].axes[0].images[0].get_array())
+    assert drawn["gauge"].legends[0].get_title().get_text() == ""
+    cross = data.gauge[data.gauge["layer"] < 2].assign(module="cross_attn", explained=0.9)
+    tower = pd.concat([data.gauge] * 3).assign(stack="vision.blocks", module="attn")
+    several = pd.concat([tower, cross, data.gauge])
+    figures_gauge.gauge(Comparison(**{**vars(data), "gauge": several}), tmp_path)
+    np.testing.assert_array_equal(drawn["gauge"].axes[0].images[0].get_array(), alone)
+    assert drawn["gauge"].legends[0].get_title().get_text() == "attention module self_attn"
+
+
 def test_embeddings(drawn: Drawn, tmp_path: Path) -> None:
     """Each model a line, in degrees; the level of chance is r / n, which as an angle is arccos of its root."""
     data = comparison(THREE)
@@ -263,14 +300,17 @@ def test_embeddings(drawn: Drawn, tmp_path: Path) -> None:
 
 
 def test_moved_back(drawn: Drawn, tmp_path: Path) -> None:
-    """The mean share that the third model undid, in percent, and the rotation of both from the base; not for two."""
+    """The share that the third model undid, in percent, and the rotation of both from the base; not for two."""
     data = comparison(THREE, layers=4)
     assert figures.moved_back(comparison(), tmp_path) == ()
     figures.moved_back(data, tmp_path)
     above, below = drawn["moved_back"].axes
     table = data.matrices[data.matrices["layer"] >= 0]
+    first, second = (of_pair(table, pair).set_index(["layer", "module"]) for pair in (("base", "sft"), ("base", "rl")))
+    energy = first["change_energy"].groupby("layer")
+    together = 100 * (first["change_energy"] * second["moved_back"]).groupby("layer").sum() / energy.sum()
+    np.testing.assert_allclose(line(above, "rl: change of base → sft undone"), together, rtol=1e-12)
     for axes, label, pair, column, scale in (
-        (above, "rl: change of base → sft undone", ("base", "rl"), "moved_back", 100),
         (below, "base → sft", ("base", "sft"), "rotation", 180 / math.pi),
         (below, "base → rl", ("base", "rl"), "rotation", 180 / math.pi),
     ):

@@ -57,9 +57,9 @@ def test_percentages_are_of_each_matrix(tmp_path: Path) -> None:
     full, quick = make_matching(models), make_matching(models, quick=True)
     assert ranks(full)["self_attn.q_proj"] == (2, 1, 4)
     assert ranks(full)["self_attn.k_proj"] == (1, 1, 2)
-    assert ranks(quick)["self_attn.q_proj"] == (2, 1)
+    assert ranks(quick)["self_attn.q_proj"] == (1, 1)
     assert {m.known for m in full.matrices if m.module == "self_attn.q_proj"} == {8}
-    assert {m.known for m in quick.matrices if m.module == "self_attn.q_proj"} == {2}
+    assert {m.known for m in quick.matrices if m.module == "self_attn.q_proj"} == {1}
 
 
 def test_a_rank_that_spans_everything_is_halved_and_told(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
-from surgery.analysis.overlap import RESOLUTION, Overlap, overlap, principal_angles
+from surgery.analysis.comparison import RESOLUTION
+from surgery.analysis.overlap import Overlap, overlap, principal_angles
 from surgery.spectral.svd import LinAlgError
 from surgery.spectral.triplets import outer_triplets
 from tests.strategies import normal, orthonormal, pairs, tuned, weight

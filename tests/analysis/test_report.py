@@ -253,20 +253,26 @@ def test_nothing_known() -> None:
 
 
 def test_verdict() -> None:
-    """Counts and medians in words; the third model too; equal models are said to be equal."""
+    """Counts, and medians of what changed in words; the third model too; equal models are said to be equal."""
     data = comparison(THREE, layers=2, equal=("model.layers.0.mlp.up_proj.weight",))
     table = data.matrices[(data.matrices["before"] == "base") & (data.matrices["after"] == "sft")]
+    energy = table["change_energy"].to_numpy()
+    table = table[~table["equal"]]
     text = verdict(data)
-    assert text.startswith("15 of 16 matrices changed from base to sft. In the median matrix the leading singular")
+    assert text.startswith("15 of 16 matrices changed from base to sft. In the median changed matrix the leading sing")
     assert f"(r = 20%) turned by {math.degrees(table['rotation'].median()):.3g}°" in text
     assert f"the weights by {100 * table['relative_change'].median():.3g}\u00a0%" in text
     assert (
         f"{100 * (1 - table['diagonal_share'].dropna().median()):.3g}\u00a0% of the change is off the diagonal" in text
     )
-    back = 100 * data.matrices["moved_back"].dropna().mean()
+    assert "(of a change at random 5\u00a0%)" in text
+    shares = data.matrices.loc[(data.matrices["before"] == "base") & (data.matrices["after"] == "rl"), "moved_back"]
+    back = 100 * np.nansum(shares * energy) / energy[~np.isnan(shares)].sum()
     assert f"It went back {back:.3g}\u00a0% of the way from base to sft" in text
     away = changed(data, matrices=data.matrices.assign(moved_back=-0.1))
     assert "It went on by 10\u00a0% of the way" in verdict(away)
+    still = changed(data, matrices=data.matrices.assign(moved_back=0.004))
+    assert "It went neither back nor further on the way" in verdict(still)
     names = list(data.matrices["matrix"])
     assert verdict(comparison(layers=2, equal=names)).startswith("All 16 matrices of base and sft are equal")
 
@@ -288,12 +294,23 @@ def test_cards() -> None:
     angles = [f"{math.degrees(value):.3g}°" for value in table["rotation"].median()]
     assert (found["Median rotation"].value, *(value for _, value in found["Median rotation"].others)) == tuple(angles)
     assert found["Unchanged"].value == "0"
-    assert found["Unchanged"].note == "of 16 matrices, byte for byte"
+    assert found["Unchanged"].note == "of 16 matrices, equal in value"
     total = table["intruders_left"].sum() + table["intruders_right"].sum()
     assert found["Intruder directions"].value == f"{total.iloc[0]}"
     assert found["Intruder directions"].note == f"of {16 * 2 * 19} leading ones, left and right"
     explained = data.gauge[data.gauge["after"] == "sft"]["explained"].median()
     assert found["Gauge"].value == f"{100 * explained:.3g}\u00a0%"
+
+
+def test_cards_leave_out_what_did_not_change() -> None:
+    """Medians are of the others, and say so; one frozen matrix is no rotation of 100 %."""
+    data = comparison(layers=1, outside=False, equal=[f"model.layers.0.{module}.weight" for module in ATTENTION])
+    found = {card.label: card for card in cards(data)}
+    moved = data.matrices[4:]
+    assert found["Median rotation"].value == f"{math.degrees(moved['rotation'].median()):.3g}°"
+    assert found["Median rotation"].note == "mean principal angle, leading r = 20%; without the 4 unchanged"
+    assert found["Rotation's share"].value == f"{100 * (1 - moved['diagonal_share'].median()):.3g}\u00a0%"
+    assert found["Unchanged"].value == "4"
 
 
 def test_top() -> None:
@@ -320,6 +337,7 @@ def test_top() -> None:
         (0.41444, "%", "0.414\u00a0%"),
         (12345.6, "", "12,346"),
         (0.0, "°", "0°"),
+        (5e-5, "°", "< 0.00006°"),
         (-0.25, "%", "−0.25\u00a0%"),
         (0.0000123, "", "1.2e−05"),
         (99.96, "%", "100\u00a0%"),

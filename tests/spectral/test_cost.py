@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from surgery.ops import RestoreDirections
 from surgery.spectral import cost
 from surgery.spectral.decomposer import Decomposer
+from surgery.spectral.triplets import outer_triplets
 from tests.strategies import tuned, weight
 
 
@@ -53,6 +54,16 @@ def test_workspace_bounds_what_is_allocated(
     assert used > 0.1 * (op.workspace(shape) - cost.LIBRARY)
 
 
+@pytest.mark.parametrize("kind", ["decaying", "steep", "flat"])
+def test_workspace_bounds_the_iteration(monkeypatch: pytest.MonkeyPatch, kind: str):
+    """The same where the leading triplets come from an iteration or, for `flat`, where it gives up."""
+    monkeypatch.setattr(cost, "LANCZOS_SIDE", 300)
+    W = weight(torch.Generator().manual_seed(0), kind, 400, 320).float()
+    assert cost.iterative(320, 16)
+    used = peak(lambda: outer_triplets(W, 16))
+    assert used < cost.workspace((400, 320), 16) - cost.LIBRARY
+
+
 def test_flops_grow_with_the_work():
     """More directions, rotation, and full factors cost more, in this order; both orientations cost the same."""
     shape = (2048, 512)
@@ -65,6 +76,14 @@ def test_flops_grow_with_the_work():
     assert counts == sorted(counts)
     assert cost.flops((512, 2048), 50) == cost.flops(shape, 50)
     assert cost.flops(shape, 50, matrices=1) * 2 == cost.flops(shape, 50)
+
+
+def test_flops_of_small_heads_are_few():
+    """A head for which an iteration is used costs less than half of one for which it is not."""
+    assert cost.iterative(2048, 102)
+    assert not cost.iterative(2048, 205)
+    assert 2 * cost.flops((2048, 2048), 102) < cost.flops((2048, 2048), 205)
+    assert cost.flops((2048, 2048), 102) < cost.flops((2048, 2048), 102, tail=1)
 
 
 @pytest.mark.parametrize(("n", "head", "expected"), [(2048, 410, 614), (100, 20, 36), (100, 50, None), (100, 0, None)])
