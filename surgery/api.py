@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from surgery.manifest import Verified
     from surgery.plan import Plan
     from surgery.recipe import Recipe
+    from surgery.writer import Writer
 
     RecipeSource = str | Path | Mapping[str, object] | Recipe
 
@@ -90,11 +91,9 @@ def apply(
     if memory is not None:
         made.check_memory(memory)
 
-    from surgery.card import CARD_FILE, make_card
     from surgery.crew import check_device
     from surgery.decompositions import open_decompositions
     from surgery.executor import execute
-    from surgery.manifest import make_manifest
 
     check_device(device)
     reserve_descriptors(made.inputs.values(), len(made.files))
@@ -111,12 +110,19 @@ def apply(
         )
         if decomposer.problem and progress is not None:
             progress.note(decomposer.problem)
-        files = {companion.name: companion.read() for companion in made.companions}
-        if made.index is not None:
-            files[made.index_name] = made.index
-        manifest = make_manifest(made, done.digests, files)
-        writer.commit({**files, CARD_FILE: make_card(made)}, manifest.dump())
+        _commit(writer, made, done.digests)
     return Applied(Path(out), made, done.resumed)
+
+
+def _commit(writer: Writer, made: Plan, digests: Mapping[str, str]) -> None:
+    """Add the files beside the weights, and give the output its name."""
+    from surgery.card import CARD_FILE, make_card
+    from surgery.manifest import make_manifest
+
+    files = {companion.name: companion.read() for companion in made.companions}
+    if made.index is not None:
+        files[made.index_name] = made.index
+    writer.commit({**files, CARD_FILE: make_card(made)}, make_manifest(made, digests, files).dump())
 
 
 def verify(out: str | Path, *, workers: int | None = None) -> Verified:
@@ -132,10 +138,10 @@ def diff(
     third: Model | None = None,
     out: str | Path | None = None,
     *,
-    ranks: Sequence[int | str] = (),
+    ranks: int | str | Sequence[int | str] = (),
     layers: str | None = None,
-    tensors: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    tensors: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     quick: bool = False,
     workers: int | None = None,
     memory: int | None = None,
@@ -164,9 +170,13 @@ def diff(
     select = None
     if layers is not None or tensors or exclude:
         within = None if layers is None else LayerRange.parse(layers)
-        select = Select(layers=within, tensors=tuple(tensors), exclude=tuple(exclude))
+        tensors, exclude = ((each,) if isinstance(each, str) else tuple(each) for each in (tensors, exclude))
+        select = Select(layers=within, tensors=tensors, exclude=exclude)
+    asked = [Quantity.parse(rank) for rank in ([ranks] if isinstance(ranks, int | str) else ranks)]
+    if any(rank.of(1) == 0 for rank in asked):
+        raise ValueError(f"found `ranks={ranks}`; expected at least 1 direction for each")
     models = [base, tuned] if third is None else [base, tuned, third]
-    matching = make_matching(models, ranks=[Quantity.parse(rank) for rank in ranks], select=select, quick=quick)
+    matching = make_matching(models, ranks=asked, select=select, quick=quick)
     resources = Resources(_workers(workers), memory, device, cache)
     if out is None:
         return compare(matching, resources, progress)

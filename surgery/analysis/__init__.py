@@ -1,6 +1,6 @@
 """What fine-tuning did to the weights: spectral comparison of checkpoints, its figures and its report.
 
-matching      which matrices are compared, and what that costs; `attention` finds what belongs together, headers alone
+matching      which matrices are compared, and what that costs; `matcher` and `attention` find them, headers alone
 overlap       principal angles, matching and intruding directions, from the singular vectors of two matrices
 spectrum      energy, ranks and changes of singular values
 change        the change itself: its size, and how it looks in the base's singular basis

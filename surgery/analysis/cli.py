@@ -86,6 +86,8 @@ def diff(
     Prints which layers rotated, and what to try. With --out, a report with figures is written; run again after an
     interruption, it goes on where it was.
     """
+    if out is None and (overwrite or fresh):
+        raise click.UsageError("`--overwrite` and `--fresh` are for what `--out` names; add it")
     from surgery import api
     from surgery.analysis.console import DiffProgress, print_comparison
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from surgery.analysis.matching import match
+from surgery.analysis.matcher import match
 from surgery.analysis.names import short_names
 from surgery.checkpoint import open_checkpoint
 from surgery.descriptors import reserve_descriptors

@@ -79,6 +79,7 @@ def test_options_reach_the_comparison(place: Path) -> None:
         (["base", "sft", "--rank", "0"], 2, "found `0`; expected at least 1 direction"),
         (["base", "sft", "--layers", "some"], 2, "found `some`; expected `all`"),
         (["base", "sft", "--memory", "2"], 2, "expected a size with its unit"),
+        (["base", "sft", "--fresh"], 2, "are for what `--out` names"),
         (["base", "sfd"], 1, "error: `sfd` does not exist (did you mean `sft`?)"),
         (["base", "sft", "--layers", "0-9"], 1, "names layer 9; the stack has layers 0-2"),
         (["base", "sft", "--tensors", "attn"], 1, "`attn` matches no tensor"),

@@ -346,6 +346,15 @@ def test_a_file_that_is_gone_is_made_again(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_one_rank_and_one_tensor_may_stand_alone(three: list[Path]) -> None:
+    """Text is not taken letter by letter; no direction at all is an error."""
+    found = surgery.diff(*three[:2], ranks="25%", tensors="mlp", exclude="*.up_proj.*")
+    assert found.ranks == ("25%",)
+    assert set(found.matrices.module) == {"mlp.gate_proj", "mlp.down_proj"}
+    with pytest.raises(ValueError, match="expected at least 1 direction"):
+        surgery.diff(*three[:2], ranks=[0])
+
+
 def test_other_heads_are_another_comparison(tmp_path: Path) -> None:
     """What the configuration says of the heads counts, though no tensor differs."""
     base = llama(layers=1, width=16)
