@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from surgery.analysis.advice import advise
-from surgery.analysis.cells import cells, changed, inside_layers, moved_back, of_pair, short_names
+from surgery.analysis.cells import cells, inside_layers, of_pair, short_names
 from surgery.analysis.measures import BELOW, LEAST_ANGLE, legible
 from surgery.analysis.store import FIGURES, REPORT
-from surgery.analysis.summary import most_rotated
+from surgery.analysis.summary import most_rotated, pair_figures
 from surgery.console import WorkProgress, make_console, make_table
 
 if TYPE_CHECKING:
@@ -170,20 +170,19 @@ def _print_pairs(console: Console, comparison: Comparison) -> None:
 
 def _figures_of(comparison: Comparison, pair: tuple[str, str]) -> list[str]:
     """The row of a pair."""
-    rows, heads = of_pair(comparison.matrices, pair), changed(of_pair(comparison.gauge, pair))
-    moved = changed(rows)
+    figures = {name: math.nan if value is None else value for name, value in pair_figures(comparison, pair).items()}
     return [
         _arrow(pair),
-        f"{len(rows):,}",
-        f"{int(rows['equal'].sum()):,}",
-        f"{_angle(moved['rotation'].median())} deg",
-        _share(moved["relative_change"].median()),
-        _share(moved["values_change"].median()),
-        _number(moved[["cos_left", "cos_right"]].mean(axis=1).median()),
-        _share(1 - moved["diagonal_share"].median()),
-        _share(heads["explained"].median()),
-        _share(heads["chance"].median()),
-        _share(moved_back(comparison, rows)),
+        f"{figures['matrices']:,}",
+        f"{figures['equal']:,}",
+        f"{_angle(math.radians(figures['rotation_degrees_median']))} deg",
+        _share(figures["relative_change_median"]),
+        _share(figures["values_change_median"]),
+        _number(figures["cos_median"]),
+        _share(figures["off_diagonal_share_median"]),
+        _share(figures["gauge_explained_median"]),
+        _share(figures["gauge_chance"]),
+        _share(figures["moved_back"]),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,15 +51,14 @@ def make_matching(
 
 
 def compare(matching: Matching, resources: Resources, progress: Progress | None = None) -> Comparison:
-    """Measure everything; nothing is left on the disk, and all spectra are in memory."""
+    """Measure everything; the spectra are read from a file without a name, which is gone with the last that uses it."""
     _prepare(matching, resources)
     with TemporaryDirectory(prefix="surgery-diff-") as directory:
         places = Places(Path(directory) / "comparison")
         from surgery.analysis.store import Store
 
         with Store(places, identity(matching.hash, matching.models, resources.device)) as store:
-            found = _measure(matching, store, resources, progress)
-            return replace(found, spectra=dict(found.spectra))
+            return _measure(matching, store, resources, progress)
 
 
 def compare_into(

@@ -47,13 +47,13 @@ def measure_matrix(
     Each is decomposed once; models that are equal, once together. `ranks` name `matrix.ranks`. With `right_vectors`
     the leading right singular vectors are among the arrays, as `right/MODEL`. Raises NumericalError.
     """
-    triplets = _decomposed(weights, decomposer, matrix.known)
-    arrays = {f"values/{model}": found.S for model, found in triplets.items()}
+    models = _decomposed(weights, decomposer, matrix.known)
+    arrays = {f"values/{model}": found.triplets.S for model, found in models.items()}
     if right_vectors:
-        arrays |= {f"right/{model}": found.V for model, found in triplets.items()}
+        arrays |= {f"right/{model}": found.triplets.V for model, found in models.items()}
     rows = []
     for before, after in pairs_of(weights):
-        compared = _Compared(matrix, weights[before], weights[after], triplets[before], triplets[after], decomposer)
+        compared = _Compared(matrix, models[before], models[after], decomposer)
         row, found = compared.measure(ranks)
         if (before, after) == _returning(weights):
             base, tuned, third = weights.values()
@@ -78,11 +78,20 @@ def _returning(models: Mapping[str, object]) -> tuple[str, str] | None:
     return (names[0], names[2]) if len(names) > 2 else None
 
 
-def _decomposed(weights: Mapping[str, Tensor], decomposer: Decomposer, known: int) -> dict[str, Triplets]:
-    found: dict[str, Triplets] = {}
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A matrix in one model: its weights, their norm, and their triplets, which equal weights share."""
+
+    W: Tensor
+    norm: float
+    triplets: Triplets
+
+
+def _decomposed(weights: Mapping[str, Tensor], decomposer: Decomposer, known: int) -> dict[str, _Model]:
+    found: dict[str, _Model] = {}
     for model, W in weights.items():
-        twin = next((other for other in found if torch.equal(weights[other], W)), None)
-        found[model] = found[twin] if twin is not None else decomposer.triplets(W, known)
+        twin = next((other for other in found.values() if torch.equal(other.W, W)), None)
+        found[model] = twin or _Model(W, change.norm(W), decomposer.triplets(W, known))
     return found
 
 
@@ -107,20 +116,18 @@ def _labels(matrix: Matrix, before: str, after: str) -> Row:
 class _Compared:
     """One matrix before and after."""
 
-    def __init__(
-        self, matrix: Matrix, W: Tensor, A: Tensor, before: Triplets, after: Triplets, decomposer: Decomposer
-    ) -> None:
+    def __init__(self, matrix: Matrix, before: _Model, after: _Model, decomposer: Decomposer) -> None:
         self.matrix = matrix
-        self.before, self.after = before, after
+        self.before, self.after = before.triplets, after.triplets
         self.equal = before is after
-        self.norm_before, self.norm_after = change.norm(W), change.norm(A)
-        self.delta = A - W
+        self.norm_before, self.norm_after = before.norm, after.norm
+        self.delta = after.W - before.W
         require_finite(self.delta, "the change, whose size is beyond the arithmetic's numbers,")
-        self.norm_change = change.norm(self.delta)
+        self.norm_change = 0.0 if self.equal else change.norm(self.delta)
         self.whole = matrix.known == min(matrix.shape)
         self.decomposer = decomposer
-        shape, dtype = matrix.shape, W.dtype
-        self.meaningful = min(numerical_rank(found.S, shape, dtype) for found in (before, after))
+        shape, dtype = matrix.shape, before.W.dtype
+        self.meaningful = min(numerical_rank(found.S, shape, dtype) for found in (self.before, self.after))
 
     def measure(self, ranks: tuple[str, ...]) -> tuple[Row, dict[str, Tensor]]:
         """The row, and the arrays by name."""

@@ -21,7 +21,7 @@ def summary(comparison: Comparison) -> dict[str, object]:
         "ranks": list(comparison.ranks),
         "quick": comparison.quick,
         "decoder": comparison.decoder,
-        "pairs": {f"{before}>{after}": _pair(comparison, (before, after)) for before, after in comparison.pairs},
+        "pairs": {f"{before}>{after}": pair_figures(comparison, (before, after)) for before, after in comparison.pairs},
         "most_rotated": [
             {"matrix": row.matrix, "rotation_degrees": _number(math.degrees(row.rotation))}
             for row in most_rotated(comparison, comparison.pairs[0]).itertuples()
@@ -31,7 +31,7 @@ def summary(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def _pair(comparison: Comparison, pair: tuple[str, str]) -> dict[str, float | None]:
+def pair_figures(comparison: Comparison, pair: tuple[str, str]) -> dict[str, float | None]:
     """The few figures that tell most of a pair, medians over what changed; None for what is not known."""
     rows, heads = of_pair(comparison.matrices, pair), changed(of_pair(comparison.gauge, pair))
     moved = changed(rows)

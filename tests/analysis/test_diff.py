@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,15 @@ def test_a_file_that_is_gone_is_made_again(tmp_path: Path) -> None:
         surgery.diff(*pair, out=tmp_path / "out")
     surgery.diff(*pair, out=tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_without_a_place_nothing_is_left(three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file remains, and the spectra can be read all the same."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    found = surgery.diff(*three[:2])
+    assert not list((tmp_path / "temporary").iterdir())
+    assert len(found.spectra["lm_head.weight/values/base"]) == 16
 
 
 def test_one_rank_and_one_tensor_may_stand_alone(three: list[Path]) -> None:
