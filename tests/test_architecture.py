@@ -26,7 +26,7 @@ HEAVY |= {"jinja2", "lm_eval", "openai", "regex", "accelerate", "datasets", "mat
 FEW_FILES = {  # packages, and the modules that alone import them
     "vllm": {"evalkit.engines.vllm"},
     "openai": {"evalkit.engines.openai"},
-    "jinja2": {"evalkit.prompt_template", "surgery.analysis.report"},
+    "jinja2": {"evalkit.prompt_template", "surgery.page"},
     "matplotlib": {"surgery.plotting"},
 }
 TRL_FILES = {"trainers.sft", "trainers.grpo"}  # the trainers that wrap it

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
-import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -15,12 +12,9 @@ from surgery.analysis.comparison import Comparison
 from surgery.analysis.headline import cards, top, verdict
 from surgery.analysis.measures import BELOW, LEAST_ANGLE, MEASURES, legible
 from surgery.analysis.report_data import page_data
-from surgery.errors import NotInstalledError
+from surgery.page import address, render, script_data
 
-TEMPLATE = "report.html.j2"
-# What would end the block of data or begin another tag, and what older JavaScript takes for the end of a line.
-_UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'\u2028\u2029"}
-_KINDS = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"<?xml", "image/svg+xml"), (b"<svg", "image/svg+xml"))
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 class AdviceLike(Protocol):
@@ -48,20 +42,7 @@ def make_report(
     escaped in the HTML, escaped again in the block of data, and put into the page as text only. The same arguments
     give the same bytes. Raises NotInstalledError without Jinja, ValueError for other pictures.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise NotInstalledError(
-            f"a report needs `{error.name}`, which is not installed: pip install 'surgery[diff]'", name=error.name
-        ) from error
-    from pathlib import Path
-
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template(TEMPLATE).render(_content(comparison, advice, figures, versions))
-    return page.encode("utf-8", "replace")  # a path that is not UTF-8 has question marks in the page
+    return render(TEMPLATE, _content(comparison, advice, figures, versions))
 
 
 def _content(
@@ -69,7 +50,6 @@ def _content(
 ) -> dict[str, Any]:
     """The variables of the template."""
     data = page_data(comparison)
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(_UNSAFE)
     title, columns, rows = top(comparison)
     known = {measure["key"] for measure in data["measures"]}
     return {
@@ -79,8 +59,7 @@ def _content(
         "cards": cards(comparison),
         "advice": advice,
         "data": data,
-        "json": text,
-        "nonce": hashlib.sha256(text.encode()).hexdigest()[:32],
+        "json": script_data(data),
         "top": {"title": title, "columns": columns, "rows": rows},
         "figures": [_shown(name, figures[name]) for name in _ordered(figures)],
         "paper": PAPER,
@@ -97,21 +76,9 @@ def _ordered(figures: Mapping[str, bytes]) -> list[str]:
 
 
 def _shown(name: str, content: bytes) -> dict[str, Any]:
-    """A figure as an address that holds its content; as an image, so that nothing in an SVG can run."""
-    kind = next((kind for start, kind in _KINDS if content.startswith(start)), None)
-    if kind is None:
-        raise ValueError(f"the figure `{name}` is neither PNG nor SVG")
-    if kind == "image/png":
-        kind, content = "image/webp", _as_webp(content)
-    address = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    return {"name": name, "address": address, "caption": CAPTIONS.get(name, Caption(name, ""))}
-
-
-def _as_webp(png: bytes) -> bytes:
-    """The same picture without loss: over the twelve figures of a comparison 43 % of the bytes."""
-    from PIL import Image  # which matplotlib writes PNG with
-
-    small = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as image:
-        image.convert("RGB").save(small, "WEBP", lossless=True, quality=60)  # more takes ten times as long for a tenth
-    return small.getvalue()
+    """A figure with its caption. Raises ValueError for what is no picture."""
+    try:
+        shown = address(content)
+    except ValueError as error:
+        raise ValueError(f"the figure `{name}` is neither PNG nor SVG") from error
+    return {"name": name, "address": shown, "caption": CAPTIONS.get(name, Caption(name, ""))}

@@ -143,7 +143,7 @@ def test_hostile_names_are_text() -> None:
     hint = Hint(HOSTILE, (f"surgery apply x '{HOSTILE}'",))
     content = make_report(data, [hint], {HOSTILE: PNG}, {HOSTILE: HOSTILE})
     page = Page(content)
-    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert [tag for tag, _ in page.tags].count("script") == 3
     assert [attributes for tag, attributes in page.tags if tag == "img" and "onerror" in attributes] == []
     assert HOSTILE.encode() not in content
     assert HOSTILE in page.data["models"]
