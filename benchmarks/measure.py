@@ -16,11 +16,14 @@ TOUCHED = 8 << 30  # bytes; more than any of the programs takes with its files
 
 @dataclass(frozen=True)
 class Measured:
-    """Wall-clock seconds (median, and the spread of the runs) and the largest peak resident memory in bytes."""
+    """Wall-clock seconds (median, and the spread of the runs), the largest peak resident memory in bytes, and seconds
+    of processor time (median), which depend less on what else runs.
+    """
 
     seconds: float
     spread: tuple[float, float]
     peak: int
+    processor: float
 
     def __str__(self) -> str:
         low, high = self.spread
@@ -34,7 +37,7 @@ def measure(command: Sequence[str | Path], runs: int, before: Callable[[], None]
     another left to the disk. `touch` also touches free memory: a virtual machine may have given it back to its host,
     and then every new page costs a fault there.
     """
-    seconds, peaks = [], []
+    seconds, peaks, processor = [], [], []
     for _ in range(runs):
         os.sync()
         if touch:
@@ -47,9 +50,11 @@ def measure(command: Sequence[str | Path], runs: int, before: Callable[[], None]
         _, status, usage = os.wait4(process.pid, 0)
         seconds.append(time.perf_counter() - start)
         peaks.append(usage.ru_maxrss * 1024)
+        processor.append(usage.ru_utime + usage.ru_stime)
         if status:
             sys.exit(f"{command} failed:\n{message.decode(errors='replace')}")
-    return Measured(statistics.median(seconds), (min(seconds), max(seconds)), max(peaks))
+    median = statistics.median(seconds)
+    return Measured(median, (min(seconds), max(seconds)), max(peaks), statistics.median(processor))
 
 
 def _touch(nbytes: int) -> None:

@@ -1,7 +1,7 @@
 """Scores checkpoints in and out of distribution, many at a time.
 
-`evaluate` is the command line's verb. A task of one's own is a subclass of `Task` that gives `Grade`s; an `Evaluation`
-and a `Scorer` are for programs that score models as they come.
+`evaluate` and `sweep` are the command line's verbs. A task of one's own is a subclass of `Task` that gives `Grade`s; an
+`Evaluation` and a `Scorer` are for programs that score models as they come.
 """
 
 from __future__ import annotations
@@ -13,11 +13,19 @@ if TYPE_CHECKING:
     from evalkit.api import evaluate
     from evalkit.evaluation import Evaluation
     from evalkit.scorer import Scorer
+    from evalkit.sweeps.sweep import sweep
     from evalkit.task import Grade, Task
 
-__all__ = ["Evaluation", "Grade", "Scorer", "Task", "evaluate"]
+__all__ = ["Evaluation", "Grade", "Scorer", "Task", "evaluate", "sweep"]
 
-_HOMES = {"Evaluation": "evaluation", "Grade": "task", "Scorer": "scorer", "Task": "task", "evaluate": "api"}
+_HOMES = {
+    "Evaluation": "evaluation",
+    "Grade": "task",
+    "Scorer": "scorer",
+    "Task": "task",
+    "evaluate": "api",
+    "sweep": "sweeps.sweep",
+}
 
 
 def __getattr__(name: str) -> Any:

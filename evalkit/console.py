@@ -39,22 +39,27 @@ _HEADINGS = {"accuracy": "accuracy, points", "loss_per_token": "loss a token", "
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
+    """A column of a table, its figures on the right."""
+
     heading: str
     cells: Sequence[Text]
+    right: bool = True
 
     @property
     def width(self) -> int:
+        """Characters of the widest line."""
         texts = (self.heading, *(cell.plain for cell in self.cells))
         return max(cell_len(line) for text in texts for line in text.split("\n"))
 
-    def broken(self) -> _Column:
+    def broken(self) -> Column:
         """The same, intervals below their values."""
-        return _Column(self.heading, [Text(cell.plain.replace(" [", "\n["), cell.style) for cell in self.cells])
+        return replace(self, cells=[Text(cell.plain.replace(" [", "\n["), cell.style) for cell in self.cells])
 
 
-def _column(heading: str, cells: Iterable[str]) -> _Column:
-    return _Column(heading, [Text(cell) for cell in cells])
+def column(heading: str, cells: Iterable[str]) -> Column:
+    """A column of plain texts."""
+    return Column(heading, [Text(cell) for cell in cells])
 
 
 def print_report(report: Report, failures: bool) -> None:
@@ -64,7 +69,7 @@ def print_report(report: Report, failures: bool) -> None:
     console.print(Text.assemble((report.task, "bold"), f"  {settings_line(report.settings)}".rstrip()))
     for labels, columns in _grids(report):
         console.print()
-        _print_grid(console, labels, columns)
+        print_grid(console, labels, columns)
     _print_comparisons(console, report)
     console.print()
     for line in _footnotes(report, failures):
@@ -85,48 +90,48 @@ def _short_names(report: Report, room: int) -> Report:
     )
 
 
-def _grids(report: Report) -> Iterator[tuple[list[_Column], list[_Column]]]:
+def _grids(report: Report) -> Iterator[tuple[list[Column], list[Column]]]:
     """The tables of scores: labels and values, in columns that may be spread over several tables."""
     splits = dict.fromkeys(split for row in report.models for split in row.scores)
     scored = [(split, row.model, row.scores[split]) for split in splits for row in report.models if split in row.scores]
     answered = [entry for entry in scored if entry[2].n]
     if answered:
         names = [row.model for row in report.models]
-        yield [_column("accuracy, %", names)], [*_accuracies(answered, names)]
+        yield [column("accuracy, %", names)], [*_accuracies(answered, names)]
         yield _labels("answers", [entry[:2] for entry in answered]), _answers([entry[2] for entry in answered])
     with_loss = [entry for entry in scored if entry[2].loss_per_token]
     if with_loss:
         columns = [
-            _column("a token", [number_in(score.loss_per_token, 3) for _, _, score in with_loss]),
-            _column("a sequence", [number_in(score.loss_per_sequence, 2) for _, _, score in with_loss]),
+            column("a token", [number_in(score.loss_per_token, 3) for _, _, score in with_loss]),
+            column("a sequence", [number_in(score.loss_per_sequence, 2) for _, _, score in with_loss]),
         ]
         yield _labels("loss, nats", [entry[:2] for entry in with_loss]), columns
     metrics = {(metric.task, metric.name): metric for row in report.models for metric in row.metrics}
     if metrics:
         arrows = [f"{metric.name} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics.values()]
-        labels = [_column("task", _once([task for task, _ in metrics])), _column("metric", arrows)]
-        yield labels, [_column(row.model, _figures(row, [*metrics])) for row in report.models]
+        labels = [column("task", _once([task for task, _ in metrics])), column("metric", arrows)]
+        yield labels, [column(row.model, _figures(row, [*metrics])) for row in report.models]
 
 
-def _accuracies(answered: Sequence[tuple[str, str, Score]], names: Sequence[str]) -> Iterator[_Column]:
+def _accuracies(answered: Sequence[tuple[str, str, Score]], names: Sequence[str]) -> Iterator[Column]:
     """A column for each split, a cell for each model."""
     for split in dict.fromkeys(split for split, _, _ in answered):
         own = {model: score for found, model, score in answered if found == split}
         sizes = {score.n for score in own.values()}
         size = f"  n = {sizes.pop():,}" if len(sizes) == 1 else ""
-        yield _column(split + size, [share_in(own[name].accuracy) if name in own else "-" for name in names])
+        yield column(split + size, [share_in(own[name].accuracy) if name in own else "-" for name in names])
 
 
-def _answers(scores: Sequence[Score]) -> list[_Column]:
+def _answers(scores: Sequence[Score]) -> list[Column]:
     """How answers came about; what concerns retries is left out where there were none."""
     retried = any(score.attempts.value > 1 for score in scores)
     columns = [
-        _column("first\ntry, %", [share(score.first_attempt) for score in scores]) if retried else None,
-        _column("format\nerrors, %", [share(score.format_errors) for score in scores]),
-        _column("mean\nreward", [number(score.reward.value, 2) for score in scores]),
-        _column("mean\nattempts", [number(score.attempts.value, 2) for score in scores]) if retried else None,
-        _column("tokens an\nanswer", [number(score.tokens.value, 0) for score in scores]),
-        _column("cut\noff, %", [share(score.cut) for score in scores]),
+        column("first\ntry, %", [share(score.first_attempt) for score in scores]) if retried else None,
+        column("format\nerrors, %", [share(score.format_errors) for score in scores]),
+        column("mean\nreward", [number(score.reward.value, 2) for score in scores]),
+        column("mean\nattempts", [number(score.attempts.value, 2) for score in scores]) if retried else None,
+        column("tokens an\nanswer", [number(score.tokens.value, 0) for score in scores]),
+        column("cut\noff, %", [share(score.cut) for score in scores]),
     ]
     return [column for column in columns if column]
 
@@ -136,8 +141,8 @@ def _figures(row: Row, metrics: Sequence[tuple[str, str]]) -> list[str]:
     return [own.get(metric, "-") for metric in metrics]
 
 
-def _labels(heading: str, entries: Sequence[tuple[str, str]]) -> list[_Column]:
-    return [_column(heading, _once([split for split, _ in entries])), _column("model", [name for _, name in entries])]
+def _labels(heading: str, entries: Sequence[tuple[str, str]]) -> list[Column]:
+    return [column(heading, _once([split for split, _ in entries])), column("model", [name for _, name in entries])]
 
 
 def _once(names: Sequence[str]) -> list[str]:
@@ -159,15 +164,15 @@ def _print_comparisons(console: Console, report: Report) -> None:
     for i, (measures, compared) in enumerate(tables.items()):
         if i:
             console.print()
-        columns: list[_Column] = []
+        columns: list[Column] = []
         for measure in measures:
             cells = [_difference(comparison, measure, higher) for comparison in compared]
             heading = _HEADINGS.get(measure, measure)
             if narrow:
-                columns.append(_Column(heading, [Text(f"{d}\np {p}", d.style) for d, p in cells]))
+                columns.append(Column(heading, [Text(f"{d}\np {p}", d.style) for d, p in cells]))
             else:
-                columns += _Column(heading, [d for d, _ in cells]), _Column("p  ", [p for _, p in cells])
-        _print_grid(console, _labels("split", [(c.split, c.second) for c in compared]), columns, 1 if narrow else 2)
+                columns += Column(heading, [d for d, _ in cells]), Column("p  ", [p for _, p in cells])
+        print_grid(console, _labels("split", [(c.split, c.second) for c in compared]), columns, 1 if narrow else 2)
 
 
 def _difference(comparison: Comparison, measure: str, higher: Mapping[tuple[str, str], bool]) -> tuple[Text, Text]:
@@ -196,13 +201,13 @@ def _measures(report: Report) -> set[str]:
     return {measure for comparison in report.comparisons for measure in comparison.differences}
 
 
-def _print_grid(console: Console, labels: Sequence[_Column], columns: Sequence[_Column], together: int = 1) -> None:
+def print_grid(console: Console, labels: Sequence[Column], columns: Sequence[Column], together: int = 1) -> None:
     """A table, or several with the same labels where one would be too wide; so many columns stay together."""
     room = console.width - sum(label.width + GAP for label in labels)
     groups = [columns[i : i + together] for i in range(0, len(columns), together)]
     if any(_width(group) > room for group in groups):
         groups = [[column.broken() for column in group] for group in groups]
-    blocks: list[list[_Column]] = [[]]
+    blocks: list[list[Column]] = [[]]
     for group in groups:
         if blocks[-1] and _width([*blocks[-1], *group]) > room:
             blocks.append([])
@@ -211,14 +216,14 @@ def _print_grid(console: Console, labels: Sequence[_Column], columns: Sequence[_
         if i:
             console.print()
         table = make_table(*(column.heading for column in (*labels, *block)))
-        for made in table.columns[len(labels) :]:
-            made.justify = "right"
+        for made, asked in zip(table.columns[len(labels) :], block, strict=True):
+            made.justify = "right" if asked.right else "left"
         for cells in zip(*(column.cells for column in (*labels, *block)), strict=True):
             table.add_row(*cells)
         console.print(table)
 
 
-def _width(columns: Sequence[_Column]) -> int:
+def _width(columns: Sequence[Column]) -> int:
     return sum(column.width + GAP for column in columns) - GAP
 
 

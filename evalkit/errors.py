@@ -3,14 +3,15 @@
     SurgeryError
     ├── TaskError     (ValueError)    a task, its parameters or its data are wrong
     ├── EngineError   (RuntimeError)  an engine cannot be had, cannot take a model or a prompt, or has died
-    └── ResultsError  (OSError)       results cannot be read or written
+    ├── ResultsError  (OSError)       results cannot be read or written
+    └── SweepError    (ValueError)    a sweep is malformed, or does not fit its models
 
 A message says what was found, what was expected and what to do.
 """
 
 from __future__ import annotations
 
-from surgery.errors import SurgeryError
+from surgery.errors import Faults, SurgeryError
 
 FOREIGN = 200  # characters of a library's message that are quoted
 
@@ -25,6 +26,10 @@ class EngineError(SurgeryError, RuntimeError):
 
 class ResultsError(SurgeryError, OSError):
     """The results' directory cannot be read or written, or another run is writing there."""
+
+
+class SweepError(Faults, ValueError):
+    """A sweep is malformed, or does not fit its models; `faults` lists everything that is wrong with it."""
 
 
 def first_line(error: BaseException) -> str:

@@ -27,7 +27,7 @@ class Evaluation:
     - A model has up to `attempts` tries at each; answers are chosen by `sampling`.
     - `template` replaces the task's question; without `chat`, prompts are plain text; `chat_template` replaces
       those of the models.
-    - With `loss`, reference answers are scored as well.
+    - With `loss`, reference answers are scored as well; without `answers` nothing else is done.
     - `engine` and `options`: see `evalkit.engines.make_engine`.
 
     Raises TaskError for values that make no sense.
@@ -46,6 +46,7 @@ class Evaluation:
     chat: bool = True
     chat_template: str | None = None
     loss: bool = False
+    answers: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (("n", self.n), ("attempts", self.attempts), ("max_tokens", self.sampling.max_tokens)):

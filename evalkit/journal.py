@@ -24,8 +24,10 @@ class Journal(Closing):
     when the file is opened, and a damaged line elsewhere is as if it had not been written. Raises ResultsError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, busy: str = "another process is scoring this model under these settings") -> None:
+        """Open it; `busy` is what to say where another process has it open."""
         self.path = path
+        self._busy = busy
         self.rows: dict[str, dict[str, Any]] = {}
         self._lock = Lock()
         try:
@@ -70,8 +72,7 @@ class Journal(Closing):
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ResultsError(
-                f"another process is scoring this model under these settings: `{self.path}`; wait until it is done, "
-                "or choose another `--out`"
+                f"{self._busy}: `{self.path}`; wait until it is done, or choose another `--out`"
             ) from error
         except OSError as error:
             raise ResultsError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from evalkit.engines import make_engine
-from evalkit.engines.base import Model
+from evalkit.engines.base import Engine, Model
 from evalkit.errors import EngineError
 from evalkit.evaluation import Evaluation
 from evalkit.journal import Journal
@@ -31,14 +31,14 @@ class _Work:
     """A model, and where its results go."""
 
     model: Model
-    answers: Journal
-    turns: Journal
+    answers: Journal | None
+    turns: Journal | None
     losses: Journal | None
     examples: Sequence[Example]
 
     @property
     def unanswered(self) -> list[Example]:
-        return [example for example in self.examples if _known(Sample, self.answers, example) is None]
+        return [] if self.answers is None else [e for e in self.examples if _known(Sample, self.answers, e) is None]
 
     @property
     def unscored(self) -> list[Example]:
@@ -48,20 +48,36 @@ class _Work:
     def missing(self) -> int:
         return len(self.unanswered) + len(self.unscored)
 
+    @property
+    def total(self) -> int:
+        return len(self.examples) * ((self.answers is not None) + (self.losses is not None))
+
 
 class Scorer(Closing):
     """An evaluation, its results' directory, and one engine, which starts with the first thing that is to be done.
 
-    Models may be scored in several calls; the engine goes on. Use as a context manager. Raises what
-    `evalkit.evaluate` does.
+    Models may be scored in several calls; the engine goes on. Where several evaluations share an engine, it is given,
+    with the `context` that the largest of them needs, and whoever made it ends it. Use as a context manager.
+    Raises what `evalkit.evaluate` does.
     """
 
-    def __init__(self, evaluation: Evaluation, out: Path, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        out: Path,
+        progress: Progress | None = None,
+        *,
+        engine: Engine | None = None,
+        context: int = 0,
+    ) -> None:
         self.evaluation = evaluation
-        self._context = evaluation.context  # draws the examples, and finds out whether they can be asked
+        # Draws the examples, and finds out whether they can be asked.
+        self._context = max(context, evaluation.context)
         self._out = out
         self._progress = progress or Silence()
-        self._engine = make_engine(evaluation.engine, evaluation.options, evaluation.chat_template)
+        self._held: str | None = None  # the digest of the model in the engine
+        self._own = engine is None
+        self._engine = engine or make_engine(evaluation.engine, evaluation.options, evaluation.chat_template)
         if evaluation.loss and not self._engine.scores:
             raise EngineError(
                 f"the engine `{evaluation.engine}` does not tell the log-probabilities of given answers; leave out "
@@ -70,11 +86,23 @@ class Scorer(Closing):
         self.answers = Store(out, evaluation.settings("answers", self._engine))
         self._losses = Store(out, evaluation.settings("losses", self._engine)) if evaluation.loss else None
 
-    def score(self, sources: Sequence[str | Path]) -> list[Scored]:
+    def check(self, sources: Sequence[str | Path]) -> None:
+        """Raise what is wrong with models, of all that `score` finds out before it asks the first anything."""
+        with ExitStack() as stack:
+            opened = {model.digest: model for model in open_models(sources, self.evaluation.engine, self._out)}
+            for model in opened.values():
+                self._check(self._work(stack, model))
+
+    def score(
+        self, sources: Sequence[str | Path], progress: Progress | None = None, *, held: str | None = None
+    ) -> list[Scored]:
         """Score models, given as directories, hub ids, or a server's names for them.
 
-        All are opened and checked before the first is asked anything.
+        All are opened and checked before the first is asked anything. `progress` replaces the scorer's from here on.
+        `held` is the digest of what a given engine has loaded already.
         """
+        self._progress = progress or self._progress
+        self._held = held
         with ExitStack() as stack:
             works: dict[str, _Work] = {}
             named = {}
@@ -86,9 +114,17 @@ class Scorer(Closing):
                 self._check(work)
             return [self._scored(work) for work in named.values()]
 
+    def recall(self, model: Model) -> Scored | None:
+        """What earlier runs have found of a model, whose files may be gone; None unless they have found all."""
+        with ExitStack() as stack:
+            work = self._work(stack, model)
+            return None if work.missing else self._found(work, 0)
+
     def _work(self, stack: ExitStack, model: Model) -> _Work:
-        answers = stack.enter_context(self.answers.open(model))
-        turns = stack.enter_context(self.answers.open_turns(model))
+        answers = turns = None
+        if self.evaluation.answers:
+            answers = stack.enter_context(self.answers.open(model))
+            turns = stack.enter_context(self.answers.open_turns(model))
         scored = stack.enter_context(self._losses.open(model)) if self._losses else None
         return _Work(model, answers, turns, scored, self.evaluation.examples)
 
@@ -109,8 +145,7 @@ class Scorer(Closing):
 
     def _scored(self, work: _Work) -> Scored:
         model, progress = work.model, self._progress
-        missing = work.missing
-        total = len(work.examples) * (1 if work.losses is None else 2)
+        missing, total = work.missing, work.total
         progress.model(model.name, total, total - missing)
         if model.path is None and missing < total:
             progress.note(
@@ -118,21 +153,29 @@ class Scorer(Closing):
                 "name since, choose another `--out`"
             )
         if missing:
-            self._engine.load(model, self._context)
+            if model.digest != self._held:
+                self._held = None
+                self._engine.load(model, self._context)
+                self._held = model.digest
             check_unchanged(model, self._out)
             self._answer(work)
             self._score_references(work)
-        samples = [_known(Sample, work.answers, example) for example in work.examples]
+        return self._found(work, missing)
+
+    def _found(self, work: _Work, generated: int) -> Scored:
+        samples = [_known(Sample, work.answers, example) for example in work.examples] if work.answers else []
         found = [_known(Loss, work.losses, example) for example in work.examples] if work.losses else []
         return Scored(
-            model,
+            work.model,
             tuple(sample for sample in samples if sample is not None),
             tuple(loss for loss in found if loss is not None),
-            generated=missing,
-            reused=total - missing,
+            generated=generated,
+            reused=work.total - generated,
         )
 
     def _answer(self, work: _Work) -> None:
+        if work.answers is None or work.turns is None:
+            return
         evaluation = self.evaluation
         for sample in play(
             evaluation.asking, work.unanswered, self._engine, work.model.name,
@@ -150,8 +193,9 @@ class Scorer(Closing):
             self._progress.finished()
 
     def close(self) -> None:
-        """End the engine."""
-        self._engine.close()
+        """End the engine, if it is the scorer's own."""
+        if self._own:
+            self._engine.close()
 
 
 def _id(example: Example) -> str:

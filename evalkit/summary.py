@@ -254,8 +254,8 @@ def summarise(task: str, settings: Mapping[str, Any], models: Sequence[Scored]) 
         task=task,
         settings=settings,
         models=tuple(_row(model, splits) for model in models),
-        comparisons=_adjusted([pair for pair in pairs if pair.first == models[0].model.name]),
-        pairs=_adjusted(pairs),
+        comparisons=adjusted([pair for pair in pairs if pair.first == models[0].model.name]),
+        pairs=adjusted(pairs),
     )
 
 
@@ -286,16 +286,16 @@ def _columns(losses: Iterable[Loss]) -> tuple[list[float], list[float], list[str
     return [loss.nll for loss in losses], [float(loss.tokens) for loss in losses], [loss.key for loss in losses]
 
 
-def _adjusted(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+def adjusted(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """With Holm's correction: the comparisons of one measure are one family."""
     families: dict[str, list[float]] = {}
     for comparison in comparisons:
         for measure, difference in comparison.differences.items():
             families.setdefault(measure, []).append(difference.p)
-    adjusted = {measure: iter(holm(p_values)) for measure, p_values in families.items()}
+    corrected = {measure: iter(holm(p_values)) for measure, p_values in families.items()}
     return tuple(
         replace(comparison, differences={
-            measure: replace(difference, adjusted=next(adjusted[measure]))
+            measure: replace(difference, adjusted=next(corrected[measure]))
             for measure, difference in comparison.differences.items()
         })
         for comparison in comparisons

@@ -112,6 +112,11 @@ class Task(BaseModel):
         return tuple(split for split in ("id", "ood") if split in self.splits)
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """All words of questions and answers, where these are a few words with spaces between; otherwise none."""
+        return ()
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """The parameters as plain data, and whatever else of the outside (files) the examples depend on."""
         return self.model_dump(mode="json")

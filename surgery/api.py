@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 # torch, pydantic and the rest are imported when a verb is called: `import surgery` and `surgery --help` stay quick.
 if TYPE_CHECKING:
@@ -14,12 +13,12 @@ if TYPE_CHECKING:
     from surgery.analysis.run import Progress as DiffProgress
     from surgery.checkpoint import Checkpoint
     from surgery.executor import Progress
+    from surgery.making import Options
     from surgery.manifest import Verified
     from surgery.plan import Plan
     from surgery.recipe import Recipe
-    from surgery.writer import Writer
 
-    RecipeSource = str | Path | Mapping[str, object] | Recipe
+    RecipeSource: TypeAlias = str | Path | Mapping[str, object] | Recipe
 
 Model = str | Path
 Models = Sequence[Model] | Mapping[str, Model]
@@ -32,6 +31,19 @@ class Applied:
     out: Path
     plan: Plan
     resumed: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of several outputs that are made together: a recipe, values for its parameters, and where it goes.
+
+    `models` are the models of its roles, where they are not those that all variants have in common.
+    """
+
+    recipe: RecipeSource
+    out: str | Path
+    settings: Mapping[str, object] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)
 
 
 def plan(recipe: RecipeSource, models: Models, *, settings: Mapping[str, object] | None = None) -> Plan:
@@ -76,53 +88,79 @@ def apply(
 
     Run again after an interruption it goes on where it was, to the same bytes. Raises any SurgeryError.
     """
-    from surgery.descriptors import reserve_descriptors
-    from surgery.manifest import identity, is_made_by
-    from surgery.unfinished import Places, check_output, settled, writing
-    from surgery.writer import CHECKPOINT, Writer
+    from surgery.making import Options
+    from surgery.recipe import load
 
-    with writing(Path(out)):
-        places = Places(Path(os.path.abspath(out)))  # noqa: PTH100 - a link at OUT is refused, not followed
-    made = plan(recipe, models, settings=settings)
-    work = identity(made.hash, made.inputs, device)
-    if settled(places, work, lambda: is_made_by(places.out, made)):
-        return Applied(Path(out), made, resumed=len(made.tensors))
-    check_output(places, CHECKPOINT, made.inputs, overwrite=overwrite)
-    if memory is not None:
-        made.check_memory(memory)
-
-    from surgery.crew import check_device
-    from surgery.decompositions import open_decompositions
-    from surgery.executor import execute
-
-    check_device(device)
-    reserve_descriptors(made.inputs.values(), len(made.files))
-    decomposer = open_decompositions(cache)
-    with Writer(places, made, work, overwrite=overwrite, fresh=fresh, durable=durable) as writer:
-        done = execute(
-            made,
-            writer,
-            workers=_workers(workers),
-            memory=memory,
-            device=device,
-            decomposer=decomposer,
-            progress=progress,
-        )
-        if decomposer.problem and progress is not None:
-            progress.note(decomposer.problem)
-        _commit(writer, made, done.digests)
-    return Applied(Path(out), made, done.resumed)
+    loaded = load(recipe, settings or {})
+    bound = _bind(loaded, models)
+    options = Options(_workers(workers), memory, device, cache, overwrite, fresh, durable, keep=False)
+    (applied,) = _apply([Variant(loaded, out)], bound, options, progress)
+    return applied
 
 
-def _commit(writer: Writer, made: Plan, digests: Mapping[str, str]) -> None:
-    """Add the files beside the weights, and give the output its name."""
-    from surgery.card import CARD_FILE, make_card
-    from surgery.manifest import make_manifest
+def apply_all(
+    variants: Sequence[Variant],
+    models: Mapping[str, Model],
+    *,
+    workers: int | None = None,
+    memory: int | None = None,
+    device: str = "cpu",
+    cache: bool = True,
+    overwrite: bool = False,
+    fresh: bool = False,
+    durable: bool = False,
+    progress: Progress | None = None,
+) -> list[Applied]:
+    """Make all variants in one pass over the tensors: each input is read once, and decomposed once for all of them.
 
-    files = {companion.name: companion.read() for companion in made.companions}
-    if made.index is not None:
-        files[made.index_name] = made.index
-    writer.commit({**files, CARD_FILE: make_card(made)}, make_manifest(made, digests, files).dump())
+    `models` maps the roles of all recipes to models; a recipe may have some of the roles only. The other arguments are
+    those of `apply`, and so is what holds for each output. They get their names together, at the end. An `out` that is
+    finished, made from the same plan and from inputs not touched since, is left as it is, unless `fresh`.
+
+    Bytes are those of `apply`, except where several variants ask for different numbers of singular triplets of one
+    matrix: all then get parts of the largest decomposition, and differ from `apply` by the rounding of float32. That
+    depends on all `variants`, not on what is finished: pass the same ones again to go on after an interruption. With
+    others, what was left unfinished is made anew where its last bits might differ.
+
+    Returns one result for each variant, in order. Raises any SurgeryError.
+    """
+    from surgery.making import Options
+
+    options = Options(_workers(workers), memory, device, cache, overwrite, fresh, durable, keep=True)
+    return _apply(variants, models, options, progress)
+
+
+def _apply(
+    variants: Sequence[Variant], models: Mapping[str, Model], options: Options, progress: Progress | None
+) -> list[Applied]:
+    from surgery.making import make_outputs
+
+    plans = _plan_all(variants, models)
+    outs = [Path(variant.out) for variant in variants]
+    resumed = make_outputs(plans, outs, options, progress)
+    return [Applied(out, plan, count) for out, plan, count in zip(outs, plans, resumed, strict=True)]
+
+
+def _plan_all(variants: Sequence[Variant], models: Mapping[str, Model]) -> list[Plan]:
+    """The plans of all variants, from checkpoints that are opened once each. Raises PlanError for a missing role."""
+    from surgery.checkpoint import open_checkpoint
+    from surgery.errors import Fault, PlanError
+    from surgery.planner import make_plan
+    from surgery.recipe import load
+
+    recipes = [load(variant.recipe, variant.settings) for variant in variants]
+    bound = [{**models, **variant.models} for variant in variants]
+    pairs = [*zip(recipes, bound, strict=True)]
+    lacking = {(loaded.origin, role): own for loaded, own in pairs for role in loaded.models if role not in own}
+    if lacking:
+        faults = []
+        for (origin, role), own in lacking.items():
+            found = ", ".join(f"`{name}`" for name in own) or "none"
+            faults.append(Fault(origin, f"no model for the role `{role}`; found {found}"))
+        raise PlanError(faults)
+    used = dict.fromkeys(str(own[role]) for loaded, own in pairs for role in loaded.models)
+    opened = {model: open_checkpoint(model) for model in used}
+    return [make_plan(loaded, {role: opened[str(own[role])] for role in loaded.models}) for loaded, own in pairs]
 
 
 def verify(out: str | Path, *, workers: int | None = None) -> Verified:

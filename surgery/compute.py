@@ -1,4 +1,4 @@
-"""Makes one output tensor, piece by piece: read, apply the steps, cast once, write."""
+"""Makes the tensors of a job, piece by piece: read once, apply the steps of each output, cast once, write."""
 
 from __future__ import annotations
 
@@ -12,97 +12,110 @@ from surgery.crew import Stopped
 from surgery.dtypes import DType
 from surgery.errors import NumericalError
 from surgery.header import TensorInfo
+from surgery.jobs import Input, Job, Part
 from surgery.operand import Operand, as_bytes
-from surgery.ops.base import Op
-from surgery.plan import PIECE_ELEMENTS, Plan, TensorPlan
+from surgery.plan import PIECE_ELEMENTS, TensorPlan
 from surgery.reader import Reader
 from surgery.spectral.decomposer import Decomposer
-from surgery.spectral.triplets import Triplets
+from surgery.spectral.shared import Shared
 from surgery.writer import Writer
 
 # What x . x may be for every element to fit into a dtype, and for the product itself to be finite in float32.
 _SAFE_SQUARES = {"F16": 4e9, "BF16": 1e38, "F32": 1e38, "F64": 1e38}
 
 
-def make_tensor(
-    plan: Plan,
-    tensor: TensorPlan,
-    readers: Mapping[str, Reader],
-    writer: Writer,
+def make_tensors(
+    job: Job,
+    parts: Sequence[Part],
+    readers: Sequence[Reader],
+    writers: Mapping[int, Writer],
     device: torch.device,
     stopping: Callable[[], bool],
     decomposer: Decomposer,
-) -> str:
-    """Make a tensor in its place in the output and return its BLAKE3 digest.
+) -> Iterator[tuple[Part, str]]:
+    """Make those `parts` of a job, each in its place in its output; yields each, once there, with its BLAKE3 digest.
 
-    Raises NumericalError, with file and tensor named, for NaN or infinity in an operand or in the result;
-    CheckpointError and OutputError from reading and writing; Stopped when `stopping` says so between two pieces.
+    `readers` are by model, `writers` by output. Raises NumericalError, with file and tensor named, for NaN or infinity
+    in an operand or in the result; CheckpointError and OutputError from reading and writing; Stopped when `stopping`
+    says so between two pieces.
     """
-    slot = tensor.slot
-    if tensor.action == "copy":
-        assert tensor.base is not None
-        info = tensor.base.info
-        writer.copy(slot, readers[tensor.base.role].fd(info.file), info.start)
-        return writer.digest(slot)
-    elements = prod(tensor.piece_shape)
-    double = any(source.info.dtype.name == "F64" for source in tensor.inputs)
-    operands = [Operand(source.info, readers[source.role], elements, device, double=double) for source in tensor.inputs]
-    ops = plan.ops(tensor)
-    hasher = blake3()
-    offset = 0
-    for first, shape in _pieces(tensor):
+    if job.copies:
+        for part in parts:
+            yield part, _copy(part, readers, writers[part.output])
+        return
+    making = [_Making(part, writers[part.output]) for part in parts]
+    needed = [each for each in job.inputs if any(each in part.inputs for part in parts)]
+    elements = prod(job.piece_shape)
+    operands = [Operand(each.info, readers[each.model], elements, device, double=job.double) for each in needed]
+    for first, shape in _pieces(job):
         if stopping():
             raise Stopped
-        result = _apply(tensor, ops, [operand.load(first, shape) for operand in operands], decomposer)
-        stored = _stored(result, slot, tensor)
-        writer.write(slot, offset, stored)
-        hasher.update(stored)
-        offset += stored.nbytes
-        del result, stored  # the next piece then takes the same memory, while it is in the cache
-    return hasher.hexdigest()
+        pieces = {each: operand.load(first, shape) for each, operand in zip(needed, operands, strict=True)}
+        shared = Shared(decomposer, [(piece, job.sizes.get(each)) for each, piece in pieces.items()])
+        for each in making:
+            if stopping():
+                raise Stopped
+            try:
+                each.add(pieces, shared)
+            except NumericalError as error:
+                if len(job.parts) == 1:
+                    raise
+                raise NumericalError(f"`{each.out}`: {error}") from error
+            if each.left == 0:
+                yield each.part, each.hasher.hexdigest()
 
 
-def _pieces(tensor: TensorPlan) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Offset (in elements) and shape of each unit of work. Fixed by the plan, so that results are reproducible."""
-    total = prod(tensor.slot.shape)
-    if tensor.matrices:
-        rows, columns = tensor.slot.shape[-2:]
-        for first in range(0, total, rows * columns):
-            yield first, (rows, columns)
-    else:
-        for first in range(0, total, PIECE_ELEMENTS):
-            yield first, (min(PIECE_ELEMENTS, total - first),)
+def _copy(part: Part, readers: Sequence[Reader], writer: Writer) -> str:
+    slot, (source,) = part.tensor.slot, part.inputs
+    writer.copy(slot, readers[source.model].fd(source.info.file), source.info.start)
+    return writer.digest(slot)
 
 
-class _OfInputs(Decomposer):
-    """Asks `decomposer` for decompositions of the inputs; computes those of what a step made of them.
-
-    An input will be met again, by another edit or a comparison; an intermediate result hardly ever.
-    """
-
-    def __init__(self, decomposer: Decomposer, inputs: Sequence[torch.Tensor]) -> None:
-        self._decomposer = decomposer
-        self._inputs = inputs
-
-    def triplets(self, W: torch.Tensor, head: int, tail: int = 0) -> Triplets:
-        return self._for(W).triplets(W, head, tail)
-
-    def values(self, W: torch.Tensor) -> torch.Tensor:
-        return self._for(W).values(W)
-
-    def _for(self, W: torch.Tensor) -> Decomposer:
-        return self._decomposer if any(W is known for known in self._inputs) else Decomposer()
+def _pieces(job: Job) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Offset (in elements) and shape of each unit of work. Fixed by the plans, so that results are reproducible."""
+    total, shape = prod(job.parts[0].tensor.slot.shape), job.piece_shape
+    for first in range(0, max(total, 1), max(prod(shape), 1)):  # of an empty tensor, one empty piece
+        yield first, shape if len(shape) == 2 else (min(shape[0], total - first),)
 
 
-def _apply(tensor: TensorPlan, ops: tuple[Op, ...], pieces: list[torch.Tensor], decomposer: Decomposer) -> torch.Tensor:
+class _Making:
+    """A part on its way; `left` is the number of its bytes that are still to come."""
+
+    def __init__(self, part: Part, writer: Writer) -> None:
+        self.part = part
+        self.out = writer.out
+        self.hasher = blake3()
+        self.left = part.tensor.slot.nbytes
+        self._writer = writer
+
+    def add(self, pieces: Mapping[Input, torch.Tensor], decomposer: Decomposer) -> None:
+        """Make the next piece; of a matrix on which no step works as such, in the runs of elements of any tensor."""
+        inputs = [pieces[each] for each in self.part.inputs]
+        if self.part.tensor.matrices:
+            self._add(inputs, decomposer)
+            return
+        flat = [piece.view(-1) for piece in inputs]
+        for first in range(0, len(flat[0]), PIECE_ELEMENTS):
+            self._add([piece[first : first + PIECE_ELEMENTS] for piece in flat], decomposer)
+
+    def _add(self, inputs: list[torch.Tensor], decomposer: Decomposer) -> None:
+        slot = self.part.tensor.slot
+        result = _apply(self.part, inputs, decomposer)
+        stored = _stored(result, slot, self.part.tensor)
+        self._writer.write(slot, slot.nbytes - self.left, stored)
+        self.hasher.update(stored)
+        self.left -= stored.nbytes
+
+
+def _apply(part: Part, inputs: list[torch.Tensor], decomposer: Decomposer) -> torch.Tensor:
     """The steps, in order. A first step that ignores the running tensor is given another of the same kind."""
-    sources = {source.role: piece for source, piece in zip(tensor.inputs, pieces, strict=True)}
-    running = pieces[0]
+    tensor = part.tensor
+    sources = {source.role: piece for source, piece in zip(tensor.inputs, inputs, strict=True)}
+    running = inputs[0]
     if tensor.base is not None:
-        sources = {source.role: piece for source, piece in zip(tensor.sources, pieces[1:], strict=True)}
-    decomposer = _OfInputs(decomposer, pieces)
+        sources = {source.role: piece for source, piece in zip(tensor.sources, inputs[1:], strict=True)}
     try:
-        for op in ops:
+        for op in part.ops:
             running = op.apply(running, sources, decomposer)
     except NumericalError as error:
         files = ", ".join(f"`{source.info.file}` of `{source.role}`" for source in tensor.inputs)

@@ -196,21 +196,17 @@ class WorkProgress:
 
 
 class ApplyProgress(WorkProgress):
-    """Progress of `apply`."""
+    """Progress of `apply`, and of several outputs that are made together."""
 
     def __init__(self) -> None:
         super().__init__("apply", "tensors")
-        self._plan: Plan | None = None
+        self._costs: dict[int, int] = {}  # by identity: equal tensor plans of two recipes cost differently
 
     def begin(self, plan: Plan) -> None:
-        """The run starts."""
-        self._plan = plan
-        self._begin(sum(map(self._cost_of, plan.tensors)), len(plan.tensors))
+        """The run starts; called for each output."""
+        self._costs |= {id(tensor): plan.flops(tensor) + FLOPS_PER_BYTE * tensor.slot.nbytes for tensor in plan.tensors}
+        self._begin(sum(self._costs.values()), len(self._costs))
 
     def finished(self, tensor: TensorPlan, resumed: bool) -> None:  # noqa: ARG002 - the protocol's
         """A tensor is in place."""
-        self._advance(self._cost_of(tensor))
-
-    def _cost_of(self, tensor: TensorPlan) -> int:
-        assert self._plan is not None
-        return self._plan.flops(tensor) + FLOPS_PER_BYTE * tensor.slot.nbytes
+        self._advance(self._costs[id(tensor)])

@@ -21,6 +21,9 @@ def reserve_descriptors(inputs: Iterable[Checkpoint], written: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        message = f"{needed} files are open at a time, the limit is {hard}; raise it (`ulimit -Hn`), or merge shards"
+        message = (
+            f"{needed} files are open at a time, the limit is {hard}; raise it (`ulimit -Hn`), merge shards, or make "
+            f"fewer outputs at a time"
+        )
         raise PlanError([Fault("", message)])
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

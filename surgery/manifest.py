@@ -168,6 +168,23 @@ def is_made_by(out: Path, plan: Plan) -> bool:
         return False
 
 
+def is_current(out: Path, plan: Plan) -> bool:
+    """Whether a directory is the finished output of this plan, made by these versions from the inputs as they are.
+
+    Inputs are known by path and size, and not to have been touched since the last tensor was written.
+    """
+    try:
+        manifest = read_manifest(out)
+        shards = {name: (out / name).stat() for name in manifest.shards}
+        touched = [shard.path.stat().st_ctime_ns for model in plan.inputs.values() for shard in model.shards]
+    except (VerifyError, OSError):
+        return False
+    whole = all(shards[name].st_size == shard.size for name, shard in manifest.shards.items())
+    inputs = {role: _input(checkpoint) for role, checkpoint in plan.inputs.items()}
+    same = (manifest.plan, manifest.versions, manifest.inputs) == (plan.hash, versions(), inputs)
+    return whole and same and max(touched) <= max(status.st_mtime_ns for status in shards.values())
+
+
 def verify(out: Path, workers: int) -> Verified:
     """Read an output again and compare every tensor and file with the manifest.
 

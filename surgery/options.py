@@ -20,7 +20,9 @@ def name_values(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
     return settings
 
 
-class _Size(click.ParamType[int]):
+class Size(click.ParamType[int]):
+    """A size such as `2GB`, in bytes."""
+
     name = "size"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -35,7 +37,7 @@ class _Size(click.ParamType[int]):
 workers_option = click.option(
     "--workers", type=click.IntRange(1, 1024), help="Tensors at a time. Default: the processors. Same bytes for any."
 )
-memory_option = click.option("--memory", type=_Size(), metavar="SIZE", help="Bound the process's memory: 2GB, 500MiB.")
+memory_option = click.option("--memory", type=Size(), metavar="SIZE", help="Bound the process's memory: 2GB, 500MiB.")
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="Where the arithmetic runs: cpu, cuda, cuda:1."
 )

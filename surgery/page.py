@@ -17,18 +17,25 @@ _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'\u2028\u2029"}
 _KINDS = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"<?xml", "image/svg+xml"), (b"<svg", "image/svg+xml"))
 
 
+def need_jinja() -> None:
+    """Raise NotInstalledError where no page could be written; to be asked before the work rather than after it."""
+    try:
+        import jinja2  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise NotInstalledError(
+            f"a report needs `{error.name}`, which is not installed: pip install 'surgery[diff]'", name=error.name
+        ) from error
+
+
 def render(template: Path, variables: Mapping[str, Any]) -> bytes:
     """The page of a template that extends `page.html.j2`, UTF-8.
 
     All texts are escaped, and nothing but the template's own scripts can run: each carries `nonce`, a digest of
     the page. The same variables give the same bytes. Raises NotInstalledError without Jinja.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise NotInstalledError(
-            f"a report needs `{error.name}`, which is not installed: pip install 'surgery[diff]'", name=error.name
-        ) from error
+    need_jinja()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 from surgery.errors import Fault, PlanError
@@ -121,34 +122,19 @@ class Plan:
         return sum(op.flops((tensor.slot.elements,)) for op in self.ops(tensor))
 
     def memory(self, tensor: TensorPlan) -> int:
-        """Bytes that a worker holds while it makes a tensor: the pieces of the inputs and of the result, as stored
-        and in the dtype of the arithmetic, and what the operations allocate.
-        """
+        """Bytes that a worker holds while it makes a tensor."""
         if tensor.action == "copy":
             return COPY_BYTES
-        elements = prod(tensor.piece_shape)
-        stored = sum(source.info.dtype.bits // 8 for source in tensor.inputs)
-        wide = 2 if any(source.info.dtype.name == "F64" for source in tensor.inputs) else 1
-        working = 4 * wide * len(tensor.inputs)
-        result = 4 * wide + tensor.slot.dtype.bits // 8
         workspace = max((op.workspace(tensor.piece_shape) for op in self.ops(tensor)), default=0)
-        return elements * (stored + working + result) + wide * workspace
+        return memory_of(prod(tensor.piece_shape), [source.info for source in tensor.inputs], [tensor.slot], workspace)
 
     def peak_memory(self, workers: int) -> int:
         """Upper bound of the process's resident memory in bytes with so many workers and no `--memory`."""
-        largest = sorted((self.memory(tensor) for tensor in self.tensors), reverse=True)[:workers]
-        return INTERPRETER_BYTES + sum(largest)
+        return peak_memory(map(self.memory, self.tensors), workers)
 
     def check_memory(self, limit: int) -> None:
         """Raises PlanError when a tensor alone takes more than a process of `limit` bytes has room for."""
-        largest = max(self.tensors, key=self.memory)
-        needed = self.memory(largest) + INTERPRETER_BYTES
-        if needed > limit:
-            message = (
-                f"takes {self.memory(largest):,} bytes while it is made, beside {INTERPRETER_BYTES:,} for Python and "
-                f"torch; the limit is {limit:,}: raise `--memory` to at least {needed:,}"
-            )
-            raise PlanError([Fault(f"`{largest.slot.name}`", message)])
+        check_memory(((self.memory(tensor), tensor.slot.name) for tensor in self.tensors), limit)
 
     @cached_property
     def hash(self) -> str:
@@ -170,3 +156,31 @@ class Plan:
 
     def __hash__(self) -> int:
         return int(self.hash[:15], 16)
+
+
+def memory_of(elements: int, inputs: Sequence[TensorInfo], slots: Iterable[TensorInfo], workspace: int) -> int:
+    """Bytes that a worker holds while it works on pieces of so many elements: those of the inputs and of a result, as
+    stored and in the dtype of the arithmetic, and the workspace of the operations, counted for float32.
+    """
+    stored = sum(info.dtype.bits // 8 for info in inputs)
+    wide = 2 if any(info.dtype.name == "F64" for info in inputs) else 1
+    working = 4 * wide * len(inputs)
+    result = 4 * wide + max(slot.dtype.bits // 8 for slot in slots)
+    return elements * (stored + working + result) + wide * workspace
+
+
+def peak_memory(jobs: Iterable[int], workers: int) -> int:
+    """Upper bound of the process's resident memory in bytes when so many workers do jobs of these sizes."""
+    return INTERPRETER_BYTES + sum(sorted(jobs, reverse=True)[:workers])
+
+
+def check_memory(jobs: Iterable[tuple[int, str]], limit: int) -> None:
+    """Raises PlanError when the largest of the jobs, each with its tensor's name, does not fit into `limit` bytes."""
+    largest, name = max(jobs, key=itemgetter(0))
+    needed = largest + INTERPRETER_BYTES
+    if needed > limit:
+        message = (
+            f"takes {largest:,} bytes while it is made, beside {INTERPRETER_BYTES:,} for Python and torch; the limit "
+            f"is {limit:,}: raise `--memory` to at least {needed:,}"
+        )
+        raise PlanError([Fault(f"`{name}`", message)])

@@ -26,7 +26,7 @@ from pydantic import (
     field_validator,
 )
 
-from surgery import bundled
+from surgery.document import read_document
 from surgery.errors import Fault, RecipeError
 from surgery.mapping_source import read_mapping
 from surgery.ops import Step
@@ -36,7 +36,6 @@ from surgery.size import parse_size
 from surgery.source import Mistake, Source
 from surgery.validation import mistakes as mistakes_of
 from surgery.wording import did_you_mean, quoted, show
-from surgery.yaml_source import MAX_BYTES, read_yaml
 
 _RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 KEEP = "keep"
@@ -183,27 +182,7 @@ def load(
         return source if not settings else _resolve(source._source, {**source._settings, **settings})
     if isinstance(source, Mapping):
         return _resolve(read_mapping(source), settings)
-    return _resolve(_read(source), settings)
-
-
-def _read(source: str | FilePath) -> Source:
-    try:
-        with FilePath(source).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(source, str) and source in bundled.names():
-            return read_yaml(bundled.read(source), f"{source}.yaml")
-        raise RecipeError([Fault("", _unreadable(str(source), error))]) from None
-    return read_yaml(content, str(source))
-
-
-def _unreadable(source: str, error: OSError | ValueError) -> str:
-    if isinstance(error, FileNotFoundError):
-        near = did_you_mean(source, [*bundled.names(), *map(str, FilePath(source).parent.glob("*.y*ml"))])
-        hint = f"did you mean `{near}`?" if near else f"bundled recipes: {quoted(bundled.names())}"
-        return f"found neither a file nor a bundled recipe {show(source)}; {hint}"
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return f"the recipe {show(source)} cannot be read: {reason}; expected a file or a bundled recipe's name"
+    return _resolve(read_document(source, "recipe"), settings)
 
 
 def _resolve(source: Source, settings: dict[str, object]) -> Recipe:

@@ -15,6 +15,10 @@ from surgery.closing import Closing
 from surgery.errors import OutputError, SurgeryError
 from surgery.journal import Journal
 
+# The key of an identity for what else is made in the same pass, which decides over the last bits: leftovers of the same
+# work that differ in nothing else are nobody else's, and are made anew without a question.
+OTHERS = "others"
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -45,6 +49,11 @@ class Places:
     def replaced(self) -> Path:
         """An output that is being replaced, between the renaming and its deletion."""
         return self.out.with_name(f".{self.out.name}.replaced-by-surgery")
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every path that is written, renamed or deleted."""
+        return self.out, self.partial, self.journal, self.replaced
 
 
 class Unfinished(Closing):
@@ -119,8 +128,9 @@ class Unfinished(Closing):
         partial = self.places.partial
         if self._journal.identity != identity or fresh or not partial.exists():
             if partial.exists():
-                if not fresh:
-                    owner = _difference(self._journal.identity, identity, self._kind.work)
+                differing = _differing(self._journal.identity, identity)
+                if not fresh and differing != [OTHERS]:
+                    owner = _owner(differing, self._kind.work)
                     raise OutputError(
                         f"`{partial}` is left from {owner}; run that one to its end, or add `--fresh` to drop its "
                         f"work and start over"
@@ -157,7 +167,7 @@ def check_output(places: Places, kind: Kind, inputs: Mapping[str, Checkpoint], *
     with writing(places.out):
         if os.path.ismount(places.out) or places.out == places.out.parent:
             raise OutputError(f"`{places.out}` is a mount point, which no rename can replace; choose a directory in it")
-        for target in (places.out, places.partial, places.journal, places.replaced):
+        for target in places.all:
             _refuse_inputs(Path(os.path.realpath(target)), places.out, inputs)
         check_replaceable(places.out, kind, overwrite=overwrite)
 
@@ -213,13 +223,19 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _difference(found: Mapping[str, object] | None, expected: Mapping[str, object], work: str) -> str:
-    """What the leftovers belong to, in words."""
+def _differing(found: Mapping[str, object] | None, expected: Mapping[str, object]) -> list[str] | None:
+    """The keys of an identity in which leftovers differ; None if theirs is not known."""
     if found is None:
+        return None
+    return [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
+
+
+def _owner(differing: list[str] | None, work: str) -> str:
+    """What the leftovers belong to, in words."""
+    if differing is None:
         return "something else (its journal cannot be read)"
-    differing = [key for key in expected if found.get(key) != expected[key]]
     if differing == ["inputs"]:
         return "inputs that have changed since"
     if "plan" in differing:
         return f"{work} or other inputs"
-    return f"the same work under another {' and '.join(differing)}"
+    return f"the same work under another {' and '.join(key for key in differing if key != OTHERS)}"

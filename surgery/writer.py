@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from blake3 import blake3
 
@@ -28,8 +28,8 @@ class Writer(Closing):
     """The only part that writes. Everything goes into `OUT.partial`, which becomes OUT by one rename.
 
     `identity` says whose work it is; `finished` maps the tensors that an earlier, interrupted run of the same work
-    left behind to their digests. Raises OutputError when the leftovers belong to other work (unless `fresh`, which
-    drops them), another process writes the same output, or the disk is too small.
+    left behind to their digests. `create_files` comes before the first tensor. Raises OutputError when the leftovers
+    belong to other work (unless `fresh`, which drops them), or another process writes the same output.
     """
 
     def __init__(
@@ -42,22 +42,30 @@ class Writer(Closing):
         fresh: bool = False,
         durable: bool = False,
     ) -> None:
-        self.partial = places.partial
+        self.out, self.partial = places.out, places.partial
         self._plan = plan
         self._durable = durable
         self._fds: dict[str, int] = {}
         self._unfinished = Unfinished(places, CHECKPOINT, identity, overwrite=overwrite, fresh=fresh)
-        try:
-            with writing(self.partial):
-                self._create_files(places.out)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def finished(self) -> Mapping[str, str]:
         """Digests of the tensors that are in place."""
         return self._unfinished.finished
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor files."""
+        return self._plan.bytes_written
+
+    def create(self) -> None:
+        """Create the tensor files, each at full size and with its header."""
+        with writing(self.partial):
+            for file in self._plan.files:
+                fd = os.open(self.partial / file.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._fds[file.name] = fd
+                os.ftruncate(fd, file.size)
+                os.pwrite(fd, file.header, 0)
 
     def write(self, slot: TensorInfo, offset: int, buffer: memoryview) -> None:
         """Put bytes at `offset` of a tensor."""
@@ -107,20 +115,35 @@ class Writer(Closing):
         self._fds.clear()
         self._unfinished.close()
 
-    def _create_files(self, out: Path) -> None:
-        present = sum(path.stat().st_blocks * 512 for path in self.partial.iterdir())
-        room = os.statvfs(self.partial)
-        missing = self._plan.bytes_written - present - room.f_bavail * room.f_frsize
-        if missing > 0:
-            raise OutputError(
-                f"the disk of `{out}` is too small: the output takes {self._plan.bytes_written:,} bytes, "
-                f"{missing:,} more than are free; make room, or choose an OUT on another disk"
-            )
-        for file in self._plan.files:
-            fd = os.open(self.partial / file.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._fds[file.name] = fd
-            os.ftruncate(fd, file.size)
-            os.pwrite(fd, file.header, 0)
+
+def create_files(writers: Sequence[Writer]) -> None:
+    """Create every tensor file at full size, with its header, once it is known that all of them find room.
+
+    Raises OutputError when a disk is too small for what is to lie on it.
+    """
+    disks: dict[int, list[Writer]] = defaultdict(list)
+    for writer in writers:
+        with writing(writer.partial):
+            disks[writer.partial.stat().st_dev].append(writer)
+    for sharing in disks.values():
+        _check_room(sharing)
+    for writer in writers:
+        writer.create()
+
+
+def _check_room(writers: Sequence[Writer]) -> None:
+    """Refuse outputs that do not fit together on the disk that they share."""
+    with writing(writers[0].partial):
+        present = sum(path.stat().st_blocks * 512 for writer in writers for path in writer.partial.iterdir())
+        room = os.statvfs(writers[0].partial)
+    size = sum(writer.size for writer in writers)
+    missing = size - present - room.f_bavail * room.f_frsize
+    if missing > 0:
+        outputs = "the output takes" if len(writers) == 1 else f"the {len(writers)} outputs there take"
+        raise OutputError(
+            f"the disk of `{writers[0].out}` is too small: {outputs} {size:,} bytes, {missing:,} more than are free; "
+            f"make room, or choose an OUT on another disk"
+        )
 
 
 def region_digest(fd: int, position: int, nbytes: int) -> str:

@@ -1,9 +1,9 @@
-"""Kills `surgery.apply` in the middle of every system call that changes the disk, and looks at what is left.
+"""Kills `surgery.apply_all` in the middle of every system call that changes the disk, and looks at what is left.
 
-Run as a program: RECIPE (JSON), models, WHOLE (an output that was not disturbed), OUT (which holds an older output).
-For each call: put the older output in place, apply with `--overwrite`, kill in the middle of that call, look, apply
-again to the end, compare. Prints the number of kills. Each attempt is a fork of this process, which has imported
-everything and computed nothing.
+Run as a program: the models by role, and a list of [RECIPE, WHOLE (an output that was not disturbed), OUT (which holds
+an older output)], all as JSON. For each call: put the older outputs in place, apply with `--overwrite`, kill in the
+middle of that call, look, apply again to the end, compare. Prints the number of kills. Each attempt is a fork of this
+process, which has imported everything and computed nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,35 +32,40 @@ def _die() -> NoReturn:
     raise AssertionError
 
 
-def _run(recipe: dict[str, Any], models: list[str], out: str) -> NoReturn:
+def deadly(real: Callable[..., Any], name: str, call: int, numbers: Iterator[int]) -> Callable[..., Any]:
+    """The function, in the middle of which this process dies when its turn has that number.
+
+    Writes are cut in half, other calls alternate before and after.
+    """
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        if next(numbers) != call:
+            return real(*arguments, **options)
+        try:
+            if name in ("pwrite", "write", "write_bytes"):
+                target, data, *position = arguments
+                real(target, memoryview(data)[: len(data) // 2], *position)
+            elif call % 2:
+                real(*arguments, **options)
+        finally:
+            _die()
+
+    return wrapped
+
+
+def _run(models: dict[str, str], variants: list[surgery.Variant]) -> NoReturn:
     torch.set_num_threads(1)
-    surgery.apply(recipe, models, out, workers=1, overwrite=True)
+    surgery.apply_all(variants, models, workers=1, overwrite=True)
     os._exit(0)
 
 
-def _run_until(call: int, recipe: dict[str, Any], models: list[str], out: str) -> NoReturn:
-    """Apply, and die in the middle of the n-th call: writes are cut in half, other calls alternate before and after."""
+def _run_until(call: int, models: dict[str, str], variants: list[surgery.Variant]) -> NoReturn:
+    """Apply, and die in the middle of the n-th call."""
     numbers = itertools.count(1)
-
-    def deadly(real: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            if next(numbers) != call:
-                return real(*arguments, **options)
-            try:
-                if name in ("pwrite", "write", "write_bytes"):
-                    target, data, *position = arguments
-                    real(target, memoryview(data)[: len(data) // 2], *position)
-                elif call % 2:
-                    real(*arguments, **options)
-            finally:
-                _die()
-
-        return wrapped
-
     for name in CALLS:
-        setattr(os, name, deadly(getattr(os, name), name))
-    Path.write_bytes = deadly(Path.write_bytes, "write_bytes")  # type: ignore[method-assign]
-    _run(recipe, models, out)
+        setattr(os, name, deadly(getattr(os, name), name, call, numbers))
+    Path.write_bytes = deadly(Path.write_bytes, "write_bytes", call, numbers)  # type: ignore[method-assign]
+    _run(models, variants)
 
 
 def _in_fork(run: Callable[..., NoReturn], *arguments: Any) -> bool:
@@ -75,19 +80,24 @@ def _in_fork(run: Callable[..., NoReturn], *arguments: Any) -> bool:
 
 def main() -> None:
     """Kill at the first call, the second, and so on, until a run outlives its last."""
-    recipe, models = json.loads(sys.argv[1]), sys.argv[2:-2]
-    whole, out = Path(sys.argv[-2]), Path(sys.argv[-1])
-    old = out.rename(out.with_name("old"))
+    models, rows = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+    variants = [surgery.Variant(recipe, out) for recipe, _, out in rows]
+    whole = {Path(out): files(Path(undisturbed)) for _, undisturbed, out in rows}
+    old = {out: out.rename(out.with_name(f"old-{out.name}")) for out in whole}
     for call in itertools.count(1):
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(old, out)
-        lived = _in_fork(_run_until, call, recipe, models, str(out))
+        for out in whole:
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.copytree(old[out], out)
+        lived = _in_fork(_run_until, call, models, variants)
         if not lived:
-            assert not out.exists() or files(out) in (files(old), files(whole)), f"call {call}: OUT is incomplete"
-            assert _in_fork(_run, recipe, models, str(out))
-        assert files(out) == files(whole), f"call {call}: other bytes than undisturbed"
-        left = sorted(path.name for path in out.parent.iterdir() if path.name.lstrip(".").startswith("out"))
-        assert left == ["out"], f"call {call}: left over {left}"
+            for out, expected in whole.items():
+                complete = not out.exists() or files(out) in (files(old[out]), expected)
+                assert complete, f"call {call}: {out} is incomplete"
+            assert _in_fork(_run, models, variants)
+        for out, expected in whole.items():
+            assert files(out) == expected, f"call {call}: other bytes in {out} than undisturbed"
+            left = sorted(path.name for path in out.parent.iterdir() if path.name.lstrip(".").startswith(out.name))
+            assert left == [out.name], f"call {call}: left over {left}"
         if lived:
             print(call - 1)
             return

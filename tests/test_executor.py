@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ import surgery
 from surgery import executor
 from surgery.errors import CheckpointError, NumericalError, OutputError, PlanError
 from surgery.executor import execute
+from surgery.jobs import Batch, Job, Part
 from surgery.plan import INTERPRETER_BYTES, Plan, TensorPlan
 from surgery.unfinished import Places
 from surgery.writer import Writer
@@ -201,7 +203,8 @@ def test_a_process_that_is_killed_leaves_nothing_or_everything(tmp_path: Path) -
     models = [write(tmp_path / "base", base, 2), write(tmp_path / "sft", near(base), 2)]
     surgery.apply(RESTORE, models, tmp_path / "whole")
     surgery.apply("wise-ft", models, tmp_path / "out")
-    arguments = [json.dumps(RESTORE), *map(str, models), str(tmp_path / "whole"), str(tmp_path / "out")]
+    variants = [[RESTORE, str(tmp_path / "whole"), str(tmp_path / "out")]]
+    arguments = [json.dumps(dict(zip(RESTORE["models"], map(str, models), strict=True))), json.dumps(variants)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.kills", *arguments], capture_output=True, text=True, cwd=Path(__file__).parents[1]
     )
@@ -249,7 +252,7 @@ def test_an_input_that_vanishes_is_named(pair: tuple[Path, Path], tmp_path: Path
         Writer(Places(tmp_path / "out"), made, {}) as writer,
         pytest.raises(CheckpointError, match="model-00002-of-00003"),
     ):
-        execute(made, writer, workers=2)
+        execute(Batch([made]), {0: writer}, workers=2)
 
 
 def test_two_processes_cannot_write_one_output(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -281,17 +284,16 @@ def test_tensors_under_way_never_take_more_than_the_budget(
     made = surgery.plan(RESTORE, pair)
     room = 2 * max(map(made.memory, made.tensors))
     under_way, seen = [0], []
-    real = executor.make_tensor
+    real = executor.make_tensors
 
-    def watched(plan: Plan, tensor: TensorPlan, *others: Any) -> str:
-        under_way[0] += plan.memory(tensor)
+    def watched(job: Job, *others: Any) -> Iterator[tuple[Part, str]]:
+        under_way[0] += job.memory
         seen.append(under_way[0])
         time.sleep(0.002)
-        digest = real(plan, tensor, *others)
-        under_way[0] -= plan.memory(tensor)
-        return digest
+        yield from real(job, *others)
+        under_way[0] -= job.memory
 
-    monkeypatch.setattr(executor, "make_tensor", watched)
+    monkeypatch.setattr(executor, "make_tensors", watched)
     surgery.apply(RESTORE, pair, tmp_path / "out", memory=INTERPRETER_BYTES + room, workers=8)
     assert len(seen) == len(made.tensors)
     assert room / 2 < max(seen) <= room

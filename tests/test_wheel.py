@@ -23,10 +23,12 @@ def test_wheel_brings_the_recipes(tmp_path: Path) -> None:
         packages = {name.split("/")[0] for name in archive.namelist()}
         archive.extractall(tmp_path / "site")
         shipped = set(archive.namelist())
-    others = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("surgery/**/*.j2")}
+    ours = ("surgery", "evalkit", "trainers")
+    others = {path.relative_to(ROOT).as_posix() for package in ours for path in (ROOT / package).rglob("*.j2")}
+    others |= {f"surgery/_{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "recipes").rglob("*.yaml")}
     assert others
     assert others <= shipped
-    assert {name for name in packages if not name.endswith(".dist-info")} == {"surgery", "evalkit", "trainers"}
+    assert {name for name in packages if not name.endswith(".dist-info")} == set(ours)
     for words, folder in ((["recipes"], "recipes"), (["train", "configs"], "recipes/train")):
         done = subprocess.run(
             [sys.executable, "-m", "surgery", *words],

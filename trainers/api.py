@@ -10,7 +10,7 @@ from typing import Any
 
 from surgery.errors import Fault
 from surgery.wording import show, suggestion
-from trainers.config import GrpoConfig, PpoConfig, SftConfig
+from trainers.config import GrpoConfig, InitConfig, PpoConfig, SftConfig
 from trainers.errors import ConfigError, TrainingError
 from trainers.launched import rank
 from trainers.loading import load
@@ -72,6 +72,24 @@ def train(
             "the device's memory does not suffice; lower `micro_batch_size`, set `gradient_checkpointing: true`, or "
             "train on more devices (`accelerate launch`)"
         ) from error
+
+
+def init(
+    config: str | Path | Mapping[str, Any],
+    *,
+    settings: Mapping[str, object] = MappingProxyType({}),
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Make a checkpoint with random weights and the tokenizer of a task: see `trainers.config.InitConfig`.
+
+    `config` and `settings` are as of `load_config`. Gives `out`, and how many `parameters` and `tokens` there are.
+    Raises ConfigError, DataError, RunError.
+    """
+    loaded = load(InitConfig, config, settings, {"out": None if out is None else str(out)})
+    with _installed():
+        from trainers.initial import make_initial
+
+        return make_initial(loaded)
 
 
 def export_data(config: SftConfig | PpoConfig | GrpoConfig, out: str | Path) -> dict[str, int]:

@@ -144,7 +144,6 @@ class Saver:
             (directory / _TEMPLATE).write_text(self.chat_template, "utf-8")  # comes before a template elsewhere
 
     def _manifest(self, directory: Path, step: int, figures: Mapping[str, float]) -> dict[str, Any]:
-        files = sorted(path for path in directory.rglob("*") if path.is_file())
         return {
             "format": FORMAT,
             "trainer": self.trainer,
@@ -154,11 +153,17 @@ class Saver:
             "parent": self.parent.json(),
             "data": dict(self.data),
             "versions": versions(),
-            "files": {
-                path.relative_to(directory).as_posix(): blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
-                for path in files
-            },
+            "files": digests(directory),
         }
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """The BLAKE3 digest of each file of a directory, by its path in it."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {
+        path.relative_to(directory).as_posix(): blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+        for path in files
+    }
 
 
 def versions() -> dict[str, str]:

@@ -105,6 +105,22 @@ _trainer("grpo", "Learn from grades: GRPO, relative to other answers to the same
 
 
 @train.command()
+@click.argument("config")
+@click.option("--out", help="The directory of the checkpoint, in place of the configuration's.")
+@_set
+@json_option
+def init(config: str, out: str | None, settings: dict[str, str], as_json: bool) -> None:
+    """Make a checkpoint with random weights, to begin with from nothing."""
+    from trainers import api
+
+    made = api.init(config, settings=settings, out=out)
+    if as_json:
+        print_json(made)
+        return
+    click.echo(f"{made['out']}: {made['parameters']:,} random parameters, {made['tokens']:,} tokens")
+
+
+@train.command()
 @click.argument("trainer", type=click.Choice(["sft", "ppo", "grpo"]))
 @click.argument("config")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the files go.")

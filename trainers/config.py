@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from surgery.quantity import Quantity, QuantityField
 
-Schedule = Literal["cosine", "linear", "constant"]
+# `wsd`: warm-up, stable, decay (Hu et al. 2024, arXiv 2404.06395): constant, and linear to 0 at the end.
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"]
 Ratio = Literal["response", "token"]
 # Those that both transformers and accelerate know; each is a package of the same name.
@@ -121,6 +122,9 @@ class Optimizer(Section):
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients beyond this norm are scaled down to it")
     schedule: Schedule = Field(default="cosine", description="how the rate falls after the warm-up")
     warmup: QuantityField = Field(default=Quantity(count=0), description="steps, or a percentage of them")
+    decay: QuantityField | None = Field(
+        default=None, description="last steps, or a percentage of all, in which the rate of `wsd` falls to 0"
+    )
     min_learning_rate: float = Field(default=0.0, ge=0, description="where `cosine` ends")
 
     @model_validator(mode="after")
@@ -131,7 +135,19 @@ class Optimizer(Section):
             )
         if self.min_learning_rate and self.schedule != "cosine":
             raise ValueError("`min_learning_rate` is where `cosine` ends; leave it out, or set `schedule: cosine`")
+        if self.schedule == "wsd" and self.decay is None:
+            raise ValueError("`schedule: wsd` needs `decay`, the last steps of the run, such as `decay: 40%`")
+        if self.schedule != "wsd" and self.decay is not None:
+            raise ValueError("`decay` is of `schedule: wsd`; leave it out, or set that")
         return self
+
+
+class SftOptimizer(Optimizer):
+    """AdamW, or Muon for the matrices inside the layers and AdamW for all else: see `trainers.muon`."""
+
+    name: Literal["adamw", "muon"] = Field(
+        default="adamw", description="`muon`: orthogonalised momentum for the layers' matrices; the rest is `adamw`'s"
+    )
 
 
 class PpoOptimizer(Optimizer):
@@ -173,12 +189,26 @@ class Training(Section):
     report_to: tuple[Tracker, ...] = Field(default=(), description="trackers that get the figures, too")
 
 
+class InitConfig(Section):
+    """`surgery train init`: random weights, and a tokenizer whose tokens are a task's words."""
+
+    out: Annotated[str, AfterValidator(os.path.expanduser)] = Field(description="the directory of the checkpoint")
+    task: str = Field(description="a task of `surgery eval --list` that is made of a few words")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="the task's parameters")
+    model_type: str = Field(description="transformers' name of the architecture, such as `llama`")
+    architecture: dict[str, Any] = Field(
+        default_factory=dict, description="fields of its configuration, such as `hidden_size`; others have its defaults"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of the weights")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the checkpoint")
+
+
 class SftConfig(Training):
     """`surgery train sft`: learn answers."""
 
     data: Data = Field(description="what is learned")
     held_out: HeldOut = Field(default_factory=HeldOut, description="what is measured meanwhile")
-    optimizer: Optimizer = Field(default_factory=Optimizer, description="AdamW")
+    optimizer: SftOptimizer = Field(default_factory=SftOptimizer, description="AdamW, or Muon and AdamW")
     epochs: int = Field(default=1, ge=1, description="times through the data")
     steps: int | None = Field(
         default=None, ge=1, description="optimiser steps in all; default: as many as the epochs take"

@@ -19,14 +19,14 @@ from surgery.source import Path as FieldPath
 from surgery.validation import mistakes
 from surgery.wording import did_you_mean, quoted, show
 from surgery.yaml_source import MAX_BYTES, read_yaml
-from trainers.config import Training
+from trainers.config import Section
 from trainers.errors import ConfigError
 
 FOLDER = "train"  # of the bundled configurations, beside the recipes
 LAUNCHER = f"{FOLDER}/accelerate"  # of those for `accelerate launch`
 _GIVEN = {"model": "`--model MODEL`", "out": "`--out OUT`"}  # keys that the command line has options for
 
-Config = TypeVar("Config", bound=Training)
+Config = TypeVar("Config", bound=Section)
 
 
 def load(

@@ -18,7 +18,8 @@ from trl import SFTTrainer
 
 from evalkit.rendering import Renderer
 from trainers.actors import Autocast
-from trainers.config import SftConfig
+from trainers.config import SftConfig, SftOptimizer
+from trainers.muon import MuonWithAdamW
 from trainers.progress import Progress
 from trainers.recorder import Recorder
 from trainers.recording import RecordingTrainer, Steps, arguments
@@ -59,10 +60,13 @@ def fine_tune(
     )
     trainer.recorder, trainer.session, trainer.accuracy = recorder, session, accuracy
     trainer.accuracy_every = config.accuracy.every if config.accuracy else 0
+    trainer.rates = config.optimizer
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Steps(trainer, progress))
     if accuracy is not None:
         check_whole(trainer.accelerator, "leave out `accuracy`, and score checkpoints with `surgery eval`")
+    if config.optimizer.name == "muon":
+        check_whole(trainer.accelerator, "set `optimizer.name` to `adamw`", "orthogonalise a matrix")
     progress.phase("training", arguments.max_steps, session.step or 0)
     trainer.begin()
     return int(arguments.max_steps)
@@ -105,6 +109,16 @@ class _Trainer(RecordingTrainer, SFTTrainer):  # type: ignore[misc]  # TRL is no
 
     accuracy: Measure | None
     accuracy_every: int
+    rates: SftOptimizer
+    optimizer: torch.optim.Optimizer | None
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The configuration's: transformers' own AdamW, or ours."""
+        rates = self.rates
+        if self.optimizer is None and rates.name == "muon":
+            network = self.model if model is None else model
+            self.optimizer = MuonWithAdamW(network, rates.learning_rate, rates.betas, rates.eps, rates.weight_decay)
+        return super().create_optimizer(model)
 
     def measured(self) -> dict[str, float]:
         """The held-out losses in nats a token, and accuracies when they are due."""

@@ -26,12 +26,15 @@ def check_launched(device: str) -> None:
         )
 
 
-def check_whole(accelerator: Accelerator, remedy: str) -> None:
-    """Raise TrainingError where the weights are divided among devices, so that no process can answer by itself."""
+def check_whole(accelerator: Accelerator, remedy: str, deed: str = "answer") -> None:
+    """Raise TrainingError where the weights are divided among devices, so that no process can answer by itself.
+
+    `deed` is what else no process can do then.
+    """
     kind = accelerator.distributed_type
     plugin = accelerator.state.deepspeed_plugin
     if kind == DistributedType.FSDP or (kind == DistributedType.DEEPSPEED and plugin.zero_stage == 3):
-        raise TrainingError(f"{kind.value} divides the weights among the devices, and none can answer alone; {remedy}")
+        raise TrainingError(f"{kind.value} divides the weights among the devices, and none can {deed} alone; {remedy}")
 
 
 def keep_float32(accelerator: Accelerator) -> None:

@@ -10,6 +10,7 @@ from evalkit.errors import TaskError
 from evalkit.task import Task
 from evalkit.tasks.determinant import Determinant
 from evalkit.tasks.general_points import GeneralPoints
+from evalkit.tasks.general_points_steps import GeneralPointsSteps
 from evalkit.tasks.jsonl import Jsonl
 from evalkit.tasks.matrix_rank import MatrixRank
 from surgery.errors import RecipeError
@@ -20,6 +21,7 @@ from surgery.yaml_source import read_yaml
 
 TASKS: Mapping[str, type[Task]] = {
     "general_points": GeneralPoints,
+    "general_points_steps": GeneralPointsSteps,
     "matrix_rank": MatrixRank,
     "determinant": Determinant,
     "jsonl": Jsonl,

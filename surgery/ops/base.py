@@ -66,6 +66,12 @@ class Op(BaseModel):
         """
         raise NotImplementedError
 
+    def decomposes(self, shape: tuple[int, int]) -> Mapping[str, tuple[int, int]]:  # noqa: ARG002 - for those who override it
+        """What `apply` asks the decomposer for: of the matrix of which role (`RESULT`: W) how many leading and trailing
+        triplets; (0, 0) for the singular values alone.
+        """
+        return {}
+
     def workspace(self, shape: tuple[int, ...]) -> int:
         """Upper bound in bytes of what `apply` allocates for float32 pieces of this shape, its result included."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from surgery.ops.base import RESULT
 from surgery.ops.spectral import TwoModelOp
 from surgery.quantity import Quantity, QuantityField
 from surgery.spectral import cost
@@ -78,6 +79,13 @@ class RestoreDirections(TwoModelOp):
         values = replaced.S if self.singular_values == "start" else restored.S
         edit = restore if self.orthogonalize == "none" else restore_rotated
         return edit(W, replaced, restored, values)
+
+    def decomposes(self, shape: tuple[int, int]) -> Mapping[str, tuple[int, int]]:
+        n, (head, tail) = min(shape), self._counts(shape)
+        if head + tail >= n:
+            return {} if self.singular_values == "from" else {self.from_: (n, 0), RESULT: (0, 0)}
+        asked = (n, 0) if self.orthogonalize == "polar" else (head, tail)
+        return {RESULT: asked, self.from_: asked}
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return cost.workspace(shape, *self._counts(shape), self.orthogonalize)

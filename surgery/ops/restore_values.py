@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from surgery.ops.base import RESULT
 from surgery.ops.spectral import TwoModelOp
 from surgery.spectral import cost
 
@@ -25,6 +26,9 @@ class RestoreValues(TwoModelOp):
     def apply(self, W: Tensor, sources: Mapping[str, Tensor], decomposer: Decomposer) -> Tensor:
         """W' for a matrix W. Raises NumericalError for NaN, infinity, or no convergence."""
         return self._with_values(directions=W, values=self._finite_source(W, sources), decomposer=decomposer)
+
+    def decomposes(self, shape: tuple[int, int]) -> Mapping[str, tuple[int, int]]:
+        return {RESULT: (min(shape), 0), self.from_: (0, 0)}
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return cost.workspace(shape, min(shape))

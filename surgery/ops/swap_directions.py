@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from surgery.ops.base import RESULT
 from surgery.ops.spectral import TwoModelOp
 from surgery.spectral import cost
 
@@ -26,6 +27,9 @@ class SwapDirections(TwoModelOp):
     def apply(self, W: Tensor, sources: Mapping[str, Tensor], decomposer: Decomposer) -> Tensor:
         """W' for a matrix W. Raises NumericalError for NaN, infinity, or no convergence."""
         return self._with_values(directions=self._finite_source(W, sources), values=W, decomposer=decomposer)
+
+    def decomposes(self, shape: tuple[int, int]) -> Mapping[str, tuple[int, int]]:
+        return {self.from_: (min(shape), 0), RESULT: (0, 0)}
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return cost.workspace(shape, min(shape))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from surgery.ops.base import RESULT
 from surgery.ops.spectral import EDITED, SpectralOp
 from surgery.quantity import Quantity, QuantityField
 from surgery.spectral import cost
@@ -55,6 +56,11 @@ class TruncateRank(SpectralOp):
         require_finite(W, EDITED)
         leading = decomposer.triplets(W, rank)
         return compose(leading, leading.S)
+
+    def decomposes(self, shape: tuple[int, int]) -> Mapping[str, tuple[int, int]]:
+        n = min(shape)
+        rank = self.rank.of(n)
+        return {} if rank == n else {RESULT: (rank, 0)}
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return cost.workspace(shape, self.rank.of(min(shape)))

@@ -26,7 +26,7 @@ def test_text_becomes_values() -> None:
     ("name", "settings", "message"),
     [
         ("genral_points", {}, "unknown task `genral_points`; did you mean `general_points`?"),
-        ("chess", {}, "unknown task `chess`; the tasks: `general_points`, `matrix_rank`, `determinant`, `jsonl`, "),
+        ("chess", {}, "unknown task `chess`; the tasks: `general_points`, `general_points_steps`, `matrix_rank`, "),
         ("general_points", {"cards": "x"}, "--set cards: found the text `x`; expected a whole number"),
         ("general_points", {"card": "4"}, "--set card: unknown key `card`; did you mean `cards`?"),
         ("general_points", {"cards": "[4"}, "not valid YAML"),

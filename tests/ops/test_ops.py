@@ -5,10 +5,14 @@ import sys
 from typing import Any, get_args
 
 import pytest
+import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from surgery.ops import OPS, Step
 from surgery.ops.base import RESULT
+from surgery.spectral.decomposer import Decomposer
+from surgery.spectral.triplets import Triplets
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "restore_directions": {"from": "base", "head": "20%"},
@@ -57,3 +61,47 @@ def test_operations_load_without_torch():
         "op.workspace((64, 32)), op.flops((64, 32)), op.remark((64, 32)); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class _Asked(Decomposer):
+    """Remembers what it is asked for of W and of b."""
+
+    def __init__(self, W: Tensor, b: Tensor) -> None:
+        self.matrices = {RESULT: W, "base": b}
+        self.asked: dict[str, tuple[int, int]] = {}
+
+    def triplets(self, W: Tensor, head: int, tail: int = 0) -> Triplets:
+        self.asked[next(role for role, X in self.matrices.items() if X is W)] = (head, tail)
+        return super().triplets(W, head, tail)
+
+    def values(self, W: Tensor) -> Tensor:
+        self.asked[next(role for role, X in self.matrices.items() if X is W)] = (0, 0)
+        return super().values(W)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        *(
+            {"op": "restore_directions", "from": "base", "head": h, "tail": t, "orthogonalize": o, "singular_values": s}
+            for h, t in (("20%", 0), ("20%", 3), (0, "10%"), ("all", 0), ("80%", "50%"))
+            for o in ("none", "rotate", "polar")
+            for s in ("start", "from")
+        ),
+        {"op": "swap_directions", "from": "base"},
+        {"op": "restore_values", "from": "base"},
+        {"op": "truncate_rank", "rank": "30%"},
+        {"op": "truncate_rank", "rank": "all"},
+        {"op": "linear", "models": [RESULT, "base"]},
+    ],
+    ids=lambda step: " ".join(map(str, step.values())),
+)
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30)])
+def test_what_is_decomposed_is_told_beforehand(step: dict[str, Any], shape: tuple[int, int]):
+    """`decomposes` names exactly what `apply` asks the decomposer for."""
+    op = STEP.validate_python(step, context={"roles": ("base", "sft")})
+    generator = torch.Generator().manual_seed(0)
+    W, b = (torch.randn(shape, generator=generator) for _ in range(2))
+    decomposer = _Asked(W, b)
+    op.apply(W, {"base": b}, decomposer)
+    assert op.decomposes(shape) == decomposer.asked

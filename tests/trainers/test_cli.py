@@ -174,10 +174,20 @@ def test_configs() -> None:
     assert "did you mean `sft-small`?" in str(run("configs", "sft-smal").exception)
 
 
+def test_init(tmp_path: Path) -> None:
+    """A bundled configuration makes a checkpoint of random weights, and tells its size."""
+    done = run("init", "mini-init", "--out", tmp_path / "a", "--set", "architecture.num_hidden_layers=1")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{tmp_path / 'a'}: 151,968 random parameters, 214 tokens\n"
+    as_json = run("init", "mini-init", "--out", tmp_path / "b", "--json", "--set", "architecture.num_hidden_layers=1")
+    assert json.loads(as_json.stdout) == {"out": str(tmp_path / "b"), "parameters": 151968, "tokens": 214}
+    assert "or give `--out OUT`" in str(run("init", "mini-init").exception)
+
+
 def test_help() -> None:
     """Every command is listed with what it does."""
     text = run("--help").stdout
-    assert all(word in text for word in ("sft", "ppo", "grpo", "data", "configs"))
+    assert all(word in text for word in ("sft", "ppo", "grpo", "init", "data", "configs"))
     for name in ("sft", "ppo", "grpo"):
         assert "--resume" in run(name, "--help").stdout
 

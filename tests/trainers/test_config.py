@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import BaseModel
 
-from trainers.config import GrpoConfig, Optimizer, PpoConfig, Section, SftConfig, Training
+from trainers.config import GrpoConfig, InitConfig, Optimizer, PpoConfig, Section, SftConfig, Training
+from trainers.errors import ConfigError
 from trainers.loading import load
 from trainers.schedule import scheduler_arguments
 
@@ -32,8 +34,8 @@ def test_defaults_of_ppo_are_the_papers() -> None:
     assert (config.epochs, config.ratio, config.kl) == (4, "response", 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_key_is_described(kind: type[Training]) -> None:
+@pytest.mark.parametrize("kind", [*KINDS, InitConfig])
+def test_every_key_is_described(kind: type[Section]) -> None:
     """Messages about a key that is missing say what it is for, from its description."""
 
     def described(model: type[BaseModel]) -> None:
@@ -61,11 +63,62 @@ def test_configurations_are_frozen() -> None:
         (Optimizer(schedule="constant"), ("constant_with_warmup", 0, {})),
         (Optimizer.model_validate_json('{"warmup": 5}'), ("cosine", 5, {})),
         (Optimizer.model_validate_json('{"warmup": "3%"}'), ("cosine", 3, {})),
+        (
+            Optimizer.model_validate_json('{"schedule": "wsd", "warmup": 60, "decay": "40%"}'),
+            ("warmup_stable_decay", 60, {"num_decay_steps": 40, "decay_type": "linear"}),
+        ),
     ],
 )
 def test_schedules(optimizer: Optimizer, expected: object) -> None:
     """The name and options of transformers for a run of a hundred steps."""
     assert scheduler_arguments(optimizer, 100) == expected
+
+
+def test_the_rate_of_wsd() -> None:
+    """Up from 0 in two steps, constant, and down to 0 in four, as transformers takes these options."""
+    from torch import nn
+    from torch.optim import SGD
+    from transformers import get_scheduler
+
+    given = Optimizer.model_validate_json('{"schedule": "wsd", "warmup": 2, "decay": "40%"}')
+    name, warmup, options = scheduler_arguments(given, 10)
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(name, optimizer, warmup, 10, scheduler_specific_kwargs=options)
+    rates = []
+    for _ in range(11):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0, 0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        ({"schedule": "wsd"}, "`schedule: wsd` needs `decay`"),
+        ({"decay": 5}, "`decay` is of `schedule: wsd`"),
+        ({"schedule": "wsd", "decay": 5, "min_learning_rate": 1e-9}, "`min_learning_rate` is where `cosine` ends"),
+        ({"name": "muno"}, "optimizer.name: found `muno`; expected `adamw`, `muon`; did you mean `muon`?"),
+    ],
+)
+def test_optimisers_that_are_refused(optimizer: dict[str, object], message: str) -> None:
+    """Keys that would have no effect, or lack another one, are errors."""
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(SftConfig, {**SMALLEST, "optimizer": optimizer})
+
+
+@pytest.mark.parametrize("kind", [PpoConfig, GrpoConfig])
+def test_muon_is_for_fine_tuning(kind: type[Training]) -> None:
+    """The trainers that learn from grades have AdamW alone."""
+    with pytest.raises(ConfigError, match="unknown key `name`"):
+        load(kind, {**SMALLEST, "optimizer": {"name": "muon"}})
+
+
+def test_a_decay_without_room() -> None:
+    """Warm-up and decay are no longer than the run."""
+    given = Optimizer.model_validate_json('{"schedule": "wsd", "warmup": 61, "decay": "40%"}')
+    with pytest.raises(ConfigError, match=r"optimizer.decay: found 40 steps after a warm-up of 61; the run has 100"):
+        scheduler_arguments(given, 100)
 
 
 def test_trackers_are_transformers_own() -> None:
@@ -83,5 +136,6 @@ def test_trackers_are_transformers_own() -> None:
 def test_bundled_configurations_say_how_they_are_started() -> None:
     """A comment at the top of each gives the command that starts it."""
     for path in (Path(__file__).parents[2] / "recipes" / "train").glob("*.yaml"):
-        trainer = path.stem.partition("-")[0]
+        first, _, last = path.stem.partition("-")
+        trainer = {"mini": last, "mini-base": "sft"}.get(path.stem if last == "base" else first, first)
         assert re.search(rf"^#.* train {trainer} {path.stem}\b", path.read_text("utf-8"), re.MULTILINE), path.name

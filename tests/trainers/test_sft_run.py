@@ -147,6 +147,19 @@ def test_goes_on_after_a_kill(
     same(tmp_path / "out", whole)
 
 
+def test_muon_goes_on_after_a_kill(materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The momentum of Muon and the moments of AdamW are saved as well, and the rate falls as it would have."""
+    optimizer = {"name": "muon", "learning_rate": 1e-3, "schedule": "wsd", "warmup": 1, "decay": 2}
+    api.train("sft", materials.config(tmp_path / "whole", optimizer=optimizer))
+    config = materials.config(tmp_path / "out", optimizer=optimizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "seal", killing(RunDirectory.seal, 2, True))
+        with pytest.raises(Killed):
+            api.train("sft", config)
+    api.train("sft", config, resume=True)
+    same(tmp_path / "out", tmp_path / "whole")
+
+
 START = "import json, sys; from trainers import api; api.train('sft', json.loads(sys.argv[1]))"
 
 

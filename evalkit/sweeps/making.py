@@ -1,0 +1,101 @@
+"""Makes the checkpoints of candidates: each batch in one pass over the tensors, the next one while one is scored."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Mapping, Sequence
+
+from evalkit.sweeps.bound import Work
+from evalkit.sweeps.checkpoints import Checkpoints
+from evalkit.sweeps.maker import Maker, Making, make
+from evalkit.sweeps.progress import Progress
+from evalkit.sweeps.spec import Keep
+from surgery.api import Model, Variant
+from surgery.errors import OutputError
+from surgery.size import show_size
+from surgery.unfinished import writing
+
+DISK_PART = 0.5  # of what is free, for variants that are not yet known to stay
+
+
+class Room:
+    """The disk for variants that may still go: `making.disk`, or half of what is free.
+
+    With `keep` as `best` the best so far takes a part of it; what stays for good is outside. Raises OutputError where
+    the largest of `works` does not fit, and where all of them are to stay and do not.
+    """
+
+    def __init__(self, works: Sequence[Work], checkpoints: Checkpoints, keep: Keep, making: Making) -> None:
+        root = checkpoints.root
+        largest = max(work.nbytes for work in works)
+        with writing(root):
+            free = shutil.disk_usage(root).free + checkpoints.taken(works)
+        if keep == "all" and _size(works) > free:
+            raise OutputError(
+                f"{len(works)} variants take {show_size(_size(works))}, and the disk of `{root}` has "
+                f"{show_size(free)} left; keep fewer (`--keep best`), or choose an `--out` with more"
+            )
+        limit = int(free * DISK_PART) if making.disk is None else making.disk
+        self._nbytes = limit - largest if keep == "best" else limit
+        if largest > self._nbytes:
+            beside = " beside the best so far" if keep == "best" else ""
+            raise OutputError(
+                f"a variant takes {show_size(largest)}{beside}, and {show_size(limit)} of the disk of `{root}` may be "
+                "taken; make room, choose another `--out`, or raise `--disk`"
+            )
+
+    def divide(self, works: Sequence[Work]) -> list[list[Work]]:
+        """All in one batch if they fit; otherwise as many in each as leave room for the next one, if any does."""
+        if self.holds(works):
+            return [list(works)] if works else []
+        share = max(self._nbytes // 2, *(work.nbytes for work in works))
+        found: list[list[Work]] = [[]]
+        for work in works:
+            if _size(found[-1]) + work.nbytes > share:
+                found.append([])
+            found[-1].append(work)
+        return found
+
+    def holds(self, works: Sequence[Work]) -> bool:
+        """Whether there is room for all of these at a time."""
+        return _size(works) <= self._nbytes
+
+
+def produce(
+    batches: Sequence[Sequence[Work]],
+    models: Mapping[str, Model],
+    checkpoints: Checkpoints,
+    room: Room,
+    making: Making,
+    progress: Progress,
+) -> Generator[Sequence[Work]]:
+    """Yield each batch once its checkpoints lie there; if there is room the next one is being made meanwhile.
+
+    To be closed, which ends what is being made. Raises any SurgeryError.
+    """
+    ahead: Maker | None = None
+    try:
+        for i, batch in enumerate(batches):
+            with progress.making(len(batch)) as telling:
+                if ahead is None:
+                    make(_variants(batch, checkpoints), models, making, telling)
+                else:
+                    ahead.wait()
+                    ahead.close()
+            ahead = None
+            checkpoints.note_made(batch)
+            following = batches[i + 1] if i + 1 < len(batches) else None
+            if following is not None and room.holds([*batch, *following]):
+                ahead = Maker(_variants(following, checkpoints), models, making)
+            yield batch
+    finally:
+        if ahead is not None:
+            ahead.close()
+
+
+def _variants(works: Sequence[Work], checkpoints: Checkpoints) -> list[Variant]:
+    return [work.variant(checkpoints.root) for work in works]
+
+
+def _size(works: Sequence[Work]) -> int:
+    return sum(work.nbytes for work in works)

@@ -1,0 +1,162 @@
+"""A sweep from its candidates to its result: make, score, choose, keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from evalkit.summary import Scored
+from evalkit.sweeps.bound import Bound, Work
+from evalkit.sweeps.checkpoints import CHECKPOINTS, Checkpoints, refuse_inputs
+from evalkit.sweeps.choice import Entry, choose, make_rows, pareto, scores_of
+from evalkit.sweeps.maker import Making
+from evalkit.sweeps.making import Room, produce
+from evalkit.sweeps.progress import Progress
+from evalkit.sweeps.result import Row
+from evalkit.sweeps.scoring import Scoring
+from evalkit.sweeps.spec import Keep
+
+RESULTS = "results"
+
+
+def run(bound: Bound, out: Path, keep: Keep, making: Making, progress: Progress) -> tuple[list[Row], list[Entry]]:
+    """Score the models and every candidate, and leave the checkpoints that are to stay in `out`.
+
+    Returns the rows, and what they were made of. What an earlier run has made or scored is not done again.
+    Raises any SurgeryError.
+    """
+    refuse_inputs(out, bound.models)
+    with Scoring(bound.evaluations, out / RESULTS) as scoring, Checkpoints(out) as checkpoints:
+        scoring.check([*bound.models.values()])
+        checkpoints.claim(bound.sweep.name, bound.models)
+        running = _Running(bound, keep, checkpoints, scoring, progress)
+        running.recall()
+        running.score_models()
+        running.score(running.made())
+        running.make(making)
+        return running.rows(), running.entries()
+
+
+class _Running:
+    """What is known so far."""
+
+    def __init__(
+        self, bound: Bound, keep: Keep, checkpoints: Checkpoints, scoring: Scoring, progress: Progress
+    ) -> None:
+        self.bound = bound
+        self.keep = keep
+        self.checkpoints = checkpoints
+        self.scoring = scoring
+        self.progress = progress
+        self.known: dict[str, Entry] = {}
+        self._begun: set[str] = set()  # candidates that are being made, or lie there to be scored
+        self._gone: set[str] = set()  # candidates of which nothing lies there
+
+    def recall(self) -> None:
+        """Take up what earlier runs have scored, and remove what is no candidate's any more."""
+        self.checkpoints.drop_all_but(self.bound.works)
+        for work in self.bound.works:
+            digest = self.checkpoints.digest(work)
+            found = None if digest is None else self.scoring.recall(work.name, digest)
+            if found is not None:
+                self._learn(work, found)
+        self.progress.begin(len(self.bound.models), len(self.bound.works), len(self.known))
+
+    def score_models(self) -> None:
+        """The models that the sweep began with."""
+        for role, model in self.bound.models.items():
+            with self.progress.scoring(role) as telling:
+                scored = self.scoring.score(role, model, telling)
+            self.known[role] = Entry(role, "model", scored, scores_of(scored, self.bound.aim))
+        self._tidy()
+
+    def made(self) -> list[Work]:
+        """What an earlier run has made and not scored."""
+        return [work for work in self._unknown() if self.checkpoints.lies_there(work)]
+
+    def score(self, works: Iterable[Work]) -> None:
+        """Score checkpoints that lie there, and remove those that are not to stay."""
+        for work in works:
+            with self.progress.scoring(work.name) as telling:
+                scored = self.scoring.score(work.name, self.checkpoints.path(work), telling)
+            self._learn(work, scored)
+            self.checkpoints.note_scored(work, scored.model.digest)
+            self._begun.discard(work.name)
+            self._tidy()
+
+    def make(self, making: Making) -> None:
+        """Make what has not been scored, score it, and then what is to stay and is not there.
+
+        With the batch that a checkpoint is made in, its last bits may differ, and so its scores.
+        """
+        tried: set[str] = set()
+        while works := self._unknown() or [work for work in self._lost() if work.name not in tried]:
+            self._begun = {work.name for work in works}
+            self._gone -= self._begun
+            tried |= self._begun
+            room = Room(works, self.checkpoints, self.keep, making)
+            batches = self._divided(works, room)
+            with closing(produce(batches, self.bound.models, self.checkpoints, room, making, self.progress)) as made:
+                for batch in made:
+                    self.score(batch)
+
+    def rows(self) -> list[Row]:
+        """All rows; the winner is linked to."""
+        rows = make_rows(self.entries(), self.bound.aim)
+        kept = {work.name: work for work in self.bound.works if self.checkpoints.path(work).is_dir()}
+        best = next(row.name for row in rows if row.best)
+        self.checkpoints.link(kept.get(best))
+        return [
+            replace(row, kept=f"{CHECKPOINTS}/{kept[row.name].place}" if row.name in kept else None) for row in rows
+        ]
+
+    def entries(self) -> list[Entry]:
+        """The models, and every candidate that is known."""
+        names = [*self.bound.models, *(work.name for work in self.bound.works)]
+        return [self.known[name] for name in names if name in self.known]
+
+    def _divided(self, works: list[Work], room: Room) -> list[list[Work]]:
+        """In the batches that an interrupted run has begun, as far as they fit, and the others in new ones."""
+        begun = [batch for batch in self.checkpoints.begun(works) if room.holds(batch)]
+        names = {work.name for batch in begun for work in batch}
+        batches = begun + room.divide([work for work in works if work.name not in names])
+        for batch in batches:
+            self.checkpoints.begin(batch)
+        return batches
+
+    def _learn(self, work: Work, scored: Scored) -> None:
+        candidate = work.candidate
+        self.known[work.name] = Entry(
+            work.name, candidate.kind, scored, scores_of(scored, self.bound.aim), candidate.recipe.name,
+            candidate.recipe.summary, candidate.parameters, candidate.models,
+        )  # fmt: skip
+
+    def _unknown(self) -> list[Work]:
+        return [work for work in self.bound.works if work.name not in self.known]
+
+    def _lost(self) -> list[Work]:
+        """What is to stay and is not there."""
+        stay = self._staying()
+        return [work for work in self.bound.works if work.name in stay and not self.checkpoints.lies_there(work)]
+
+    def _staying(self) -> set[str]:
+        """The candidates that would stay if all were known; one that leaves never comes back."""
+        candidates = {work.name for work in self.bound.works if work.name in self.known}
+        if self.keep == "all":
+            return candidates
+        if self.keep == "none":
+            return set()
+        entries = self.entries()
+        selection = {entry.name: entry.scores["selection"] for entry in entries}
+        stay = {choose(selection, self.bound.models.keys(), self.bound.aim)}
+        if self.keep == "pareto":
+            stay |= pareto({entry.name: entry.scores["all"] for entry in entries}, self.bound.aim)
+        return stay & candidates
+
+    def _tidy(self) -> None:
+        """Remove the checkpoints of candidates that are known and do not stay."""
+        leaving = self.known.keys() - self._staying() - self._begun - self._gone
+        self.checkpoints.drop(work for work in self.bound.works if work.name in leaving)
+        self._gone |= leaving

@@ -1,0 +1,443 @@
+"""A sweep from its candidates to its result: what is made, scored and kept, once, and what a second run does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evalkit.sweeps.scoring
+import evalkit.sweeps.sweep
+import surgery
+from evalkit.errors import EngineError, ResultsError, SweepError
+from evalkit.journal import Journal
+from evalkit.sweeps.checkpoints import Checkpoints
+from surgery.errors import OutputError
+from tests.evalkit.sweeps.conftest import SPEC, TASK, Pair, Sweeping, Told, WeighedEngine, by_name, nearness
+from tests.pairs import files
+from tests.tiny_models import save_tiny
+
+Make = Callable[..., WeighedEngine]
+
+NAMES = [
+    "base", "sft", "restore-top-20pct-rotate head=10%", "restore-top-20pct-rotate head=50%", "values-only",
+    "wise-ft alpha=0.5",
+]  # fmt: skip
+PLACES = ["restore-top-20pct-rotate-head-10", "restore-top-20pct-rotate-head-50", "values-only", "wise-ft-alpha-0_5"]
+SMALL = {**SPEC, "evaluation": {**SPEC["evaluation"], "n": 6}}
+LARGER = {**SPEC, "variants": [*SPEC["variants"], {"recipe": "reset-first-quarter"}], "averages": [0.5, 0.25]}
+
+
+def drawn(_: Any, out: Path) -> tuple[Path, ...]:
+    """In place of the figure, which takes as long as the rest."""
+    for kind in ("png", "svg"):
+        (out / f"pareto.{kind}").write_text("<svg/>")
+    return out / "pareto.png", out / "pareto.svg"
+
+
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `drawn`."""
+    monkeypatch.setattr(evalkit.sweeps.sweep, "draw_pareto", drawn)
+
+
+def kept(out: Path) -> list[str]:
+    """The names of the checkpoints that lie there; each is as its manifest says."""
+    found = sorted(path.name for path in (out / "checkpoints").iterdir())
+    for name in found:
+        surgery.verify(out / "checkpoints" / name)
+    return found
+
+
+def plain(result: Any) -> dict[str, Any]:
+    """A result without where it lies."""
+    found: dict[str, Any] = json.loads(json.dumps(result.json()))
+    del found["models"]
+    return found
+
+
+def test_a_row_for_each_model_and_variant(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """All are asked the same, in one engine; one is chosen and kept as a complete checkpoint that `best` leads to."""
+    made = engine()
+    told = Told()
+    result = sweeping(progress=told)
+    out = tmp_path / "out"
+    assert [row.name for row in result.rows] == NAMES
+    assert [row.kind for row in result.rows] == ["model"] * 2 + ["variant"] * 3 + ["baseline"]
+    assert set(made.answers.values()) == {48}
+    assert len(made.loaded) == 6
+    assert made.closed
+    assert told.said == ["2 models, 4 variants, 0 known", "base", "sft", "making 4", *NAMES[2:]]
+    assert kept(out) == [result.winner.kept.removeprefix("checkpoints/")]
+    assert (out / "best").resolve() == (out / result.winner.kept).resolve()
+    assert {path.name for path in out.iterdir()} == {
+        "best", "checkpoints", "pareto.png", "pareto.svg", "report.html", "report.json", "results", "rows.jsonl",
+        "variants.jsonl",
+    }  # fmt: skip
+    assert json.loads((out / "report.json").read_text()) == result.json()
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert rows == result.json()["rows"]
+
+
+def test_a_variant_is_what_apply_makes(sweeping: Sweeping, engine: Make, pair: Pair, tmp_path: Path) -> None:
+    """An average of a sweep and of `surgery apply` are the same to the byte, but for the scores in the card."""
+    engine()
+    sweeping(keep="all")
+    surgery.apply("wise-ft", pair, tmp_path / "alone", settings={"alpha": 0.5})
+    ours, theirs = files(tmp_path / "out" / "checkpoints" / PLACES[3]), files(tmp_path / "alone")
+    assert {name for name in ours if ours[name] != theirs.get(name)} == {"README.md"}
+
+
+def test_nothing_is_done_twice(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """The same sweep again asks nothing, makes nothing, loads nothing, and comes to the same in the same bytes."""
+    engine()
+    first = sweeping()
+    before = files(tmp_path / "out")
+    made = engine()
+    told = Told()
+    second = sweeping(progress=told)
+    assert not made.answers
+    assert made.loaded == []
+    assert told.said == ["2 models, 4 variants, 4 known", "base", "sft"]
+    assert second == first
+    assert files(tmp_path / "out") == before
+
+
+def test_a_larger_sweep_does_only_what_is_new(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """More recipes, values and averages in the same directory; scores of the others are those of the first run."""
+    engine()
+    first = sweeping(keep="all")
+    made = engine()
+    told = Told()
+    second = sweeping(LARGER, keep="all", progress=told)
+    assert sorted(made.answers) == ["reset-first-quarter", "wise-ft-alpha-0_25"]
+    assert told.said[3:] == ["making 2", "reset-first-quarter", "wise-ft alpha=0.25"]
+    for row in first.rows:
+        assert second.row(row.name).scores == row.scores
+    assert kept(tmp_path / "out") == sorted([*PLACES, "reset-first-quarter", "wise-ft-alpha-0_25"])
+
+
+def test_a_smaller_sweep_removes_what_it_does_not_have(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """Checkpoints of candidates that are no longer named go; their scores are there should they come back."""
+    engine()
+    sweeping(LARGER, keep="all")
+    made = engine()
+    sweeping(keep="all")
+    assert kept(tmp_path / "out") == PLACES
+    sweeping(LARGER, keep="none")
+    assert not made.answers
+
+
+def test_more_examples_need_the_checkpoints_again(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """Variants that went are made again for more examples, and only the new ones are asked."""
+    engine()
+    sweeping()
+    made = engine()
+    result = sweeping(n=30)
+    assert set(made.answers.values()) == {12}
+    assert all(row.scores["all"]["id"].n == 30 for row in result.rows)
+    assert len(kept(tmp_path / "out")) == 1
+
+
+SHARES = {
+    "base": (0.1, 0.5), "sft": (0.5, 0.1), "restore_top_20pct_rotate_head_10": (0.45, 0.3),
+    "restore_top_20pct_rotate_head_50": (0.3, 0.6), "values_only": (0.4, 0.2), "wise_ft_alpha_0_5": (0.35, 0.25),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"), [("best", [PLACES[1]]), ("pareto", PLACES[:2]), ("all", PLACES), ("none", [])]
+)
+def test_what_is_kept(sweeping: Sweeping, engine: Make, tmp_path: Path, keep: str, expected: list[str]) -> None:
+    """Exactly the best, those that no other beats, all, or none; rows tell which, and `best` leads to the best."""
+    engine(by_name(**SHARES))
+    out = tmp_path / "out"
+    result = sweeping(keep=keep)
+    assert kept(out) == expected
+    assert [row.kept for row in result.rows if row.kept] == [f"checkpoints/{name}" for name in expected]
+    assert result.best == NAMES[3]
+    assert (out / "best").exists() is (keep != "none")
+    assert [path for path in out.rglob("*.partial*")] == []
+
+
+def test_another_choice_brings_checkpoints_back(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """With another objective, or more to keep, what had gone is made again, and nothing is asked again."""
+    engine(by_name(**SHARES))
+    sweeping()
+    made = engine(by_name(**SHARES))
+    result = sweeping({**SPEC, "objective": {"improve": "id", "tolerate": {"ood": 0.0}}})
+    assert (result.best, kept(tmp_path / "out")) == ("sft", [])
+    assert not (tmp_path / "out" / "best").is_symlink()
+    assert (sweeping(keep="all").best, kept(tmp_path / "out")) == (NAMES[3], PLACES)
+    assert not made.answers
+
+
+def test_a_checkpoint_that_is_lost_is_made_again(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """Deleted or cut short by someone, the winner is there after the next run."""
+    engine(by_name(**SHARES))
+    result = sweeping()
+    winner = tmp_path / "out" / result.winner.kept
+    before = files(winner)
+    shutil.rmtree(winner)
+    assert sweeping() == result
+    (winner / "model.safetensors").write_bytes(b"short")
+    assert sweeping() == result
+    assert files(winner) == before
+
+
+def test_the_start_may_be_the_best(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """Then no checkpoint is kept, and the result says so."""
+    engine(by_name(**SHARES | {"sft": (1.0, 1.0)}))
+    result = sweeping()
+    assert result.best == "sft"
+    assert kept(tmp_path / "out") == []
+    assert "nothing was chosen" in result.words[0]
+
+
+def test_changed_models_are_swept_anew(sweeping: Sweeping, engine: Make, pair: Pair, tmp_path: Path) -> None:
+    """New weights under the old path: what depends on them is made and asked again, and the old winner goes."""
+    own = {"base": pair["base"], "sft": Path(shutil.copytree(pair["sft"], tmp_path / "sft"))}
+    engine(by_name(**SHARES))
+    sweeping(models=own)
+    before = files(tmp_path / "out" / "best")
+    save_tiny(own["sft"], seed=7)
+    made = engine(by_name(**SHARES))
+    sweeping(models=own)
+    assert sorted(made.answers) == sorted(["sft", *PLACES])
+    assert kept(tmp_path / "out") == [PLACES[1]]
+    assert files(tmp_path / "out" / "best")["model.safetensors"] != before["model.safetensors"]
+
+
+def test_equal_content_is_asked_once(sweeping: Sweeping, engine: Make) -> None:
+    """Two candidates whose checkpoints are the same byte for byte share their answers; both have a row."""
+    spec = {
+        **SPEC,
+        "averages": [],
+        "variants": [{"recipe": "reset-first-quarter", "grid": {"layers": ["first 50%", "0", "first 1"]}}],
+    }
+    made = engine()
+    result = sweeping(spec)
+    assert len([name for name in made.answers if name.startswith("reset")]) == 1
+    assert len({row.digest for row in result.rows[2:]}) == 1
+    assert len({str(row.scores) for row in result.rows[2:]}) == 1
+    assert result.best in ("sft", result.rows[2].name)
+
+
+def test_several_seeds(sweeping: Sweeping, engine: Make) -> None:
+    """Examples of all seeds count together, and a model is loaded once for all of them."""
+    made = engine()
+    spec = {**SPEC, "evaluation": {**SPEC["evaluation"], "seeds": [0, 1, 2]}}
+    result = sweeping(spec)
+    assert all(row.scores["all"]["id"].n == 72 for row in result.rows)
+    assert all(row.to_start["all"]["id"].n == 72 for row in result.rows if row.to_start)
+    assert len(made.loaded) == 6
+    again = engine()
+    assert sweeping(spec) == result
+    assert not again.answers
+
+
+def test_a_sweep_by_losses(sweeping: Sweeping, engine: Make) -> None:
+    """References are scored, nothing is generated, and less is better."""
+    made = engine()
+    spec = {**SPEC, "objective": {"measure": "loss_per_token"}, "averages": []}
+    result = sweeping(spec)
+    assert not made.answers
+    assert len(made.scored) == 5 * 48
+    assert result.best == "sft"  # every model has the same losses
+    assert result.rows[0].scores["all"]["id"].value == 0.5
+    assert "attempts" not in result.settings
+    again = engine()
+    assert sweeping(spec) == result
+    assert again.scored == []
+
+
+def test_another_sweep_or_other_models_are_refused(
+    sweeping: Sweeping, engine: Make, pair: Pair, tmp_path: Path
+) -> None:
+    """Nobody loses the winner of one sweep to another that was given the same directory, or none."""
+    engine()
+    sweeping()
+    before = files(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"holds the sweep `tries`; choose another `--out`, or delete that one"):
+        sweeping({**SPEC, "name": "others"})
+    other = shutil.copytree(pair["sft"], tmp_path / "other")
+    with pytest.raises(OutputError, match=rf"holds the sweep `tries`, its `sft` is `{pair['sft']}`; choose"):
+        sweeping(models={"base": pair["base"], "sft": other})
+    assert {name: content for name, content in files(tmp_path / "out").items() if "results" not in name} == {
+        name: content for name, content in before.items() if "results" not in name
+    }
+    sweeping({**SPEC, "models": ["base", "sft", "rl"], "start": "sft"}, models={**pair, "rl": other})
+    sweeping(models={**pair, "base": os.path.relpath(pair["base"])})
+
+
+@pytest.mark.parametrize("content", ["a file", "a directory with a file", "models"])
+def test_what_is_no_sweeps_directory_is_refused(
+    sweeping: Sweeping, engine: Make, pair: Pair, tmp_path: Path, content: str
+) -> None:
+    """Nothing is written there, and nothing is asked before that is found out."""
+    made = engine()
+    out = tmp_path / "out"
+    if content == "a file":
+        out.write_text("mine")
+    elif content == "models":
+        shutil.copytree(pair["sft"], out)
+    else:
+        out.mkdir()
+        (out / "mine.txt").write_text("mine")
+    before = files(tmp_path)
+    with pytest.raises(OutputError, match="exists and holds no sweep; choose another `--out`"):
+        sweeping()
+    assert files(tmp_path) == before
+    assert made.loaded == []
+    shutil.rmtree(out, ignore_errors=True)
+
+
+def test_models_in_the_directory_are_refused(sweeping: Sweeping, engine: Make, pair: Pair, tmp_path: Path) -> None:
+    """The winner of a sweep is no model of a sweep into the same directory, where it might be removed."""
+    engine(by_name(**SHARES))
+    sweeping()
+    with pytest.raises(OutputError, match="the model `sft` .* is, contains or lies inside"):
+        sweeping(models={"base": pair["base"], "sft": tmp_path / "out" / "best"})
+    with pytest.raises(OutputError, match="the model `base` .* is, contains or lies inside"):
+        sweeping(out="m/sweep", models={"base": shutil.copytree(pair["base"], tmp_path / "m"), "sft": pair["sft"]})
+    assert not (tmp_path / "m" / "sweep").exists()
+
+
+def test_two_sweeps_at_a_time_are_refused(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """The second is told at once, and leaves the first alone."""
+    made = engine()
+    with Checkpoints(tmp_path / "out"), pytest.raises(ResultsError, match="another sweep is running there: .*wait"):
+        (tmp_path / "out" / "checkpoints").exists()
+        sweeping()
+    assert made.loaded == []
+    assert sweeping().rows
+
+
+def test_all_models_are_checked_before_one_is_asked(
+    sweeping: Sweeping, engine: Make, pair: Pair, tmp_path: Path
+) -> None:
+    """The last model's missing tokenizer is told first, and with it right the same directory is taken."""
+    broken = Path(shutil.copytree(pair["sft"], tmp_path / "sft"))
+    (broken / "tokenizer.json").unlink()
+    made = engine()
+    with pytest.raises(EngineError, match="has no tokenizer"):
+        sweeping(models={"base": pair["base"], "sft": broken})
+    with pytest.raises(EngineError, match="single file; give the directory"):
+        sweeping(models={"base": pair["base"], "sft": pair["sft"] / "model.safetensors"})
+    assert made.loaded == []
+    assert sweeping().rows
+
+
+def test_an_engine_that_fails_leaves_the_others(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """What was scored before is kept, and the next run goes on with what was made."""
+    made = engine(by_name(**SHARES))
+    load = made.load
+
+    def failing(model: Any, context: int) -> None:
+        if "head-50" in model.name:
+            raise EngineError(f"`{model.name}` cannot be loaded")
+        load(model, context)
+
+    made.load = failing  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        sweeping()
+    assert made.closed
+    assert kept(tmp_path / "out") == PLACES
+    again = engine(by_name(**SHARES))
+    told = Told()
+    result = sweeping(progress=told)
+    assert sorted(again.answers) == PLACES[1:]
+    assert "making" not in " ".join(told.said)
+    assert result.best == NAMES[3]
+
+
+class Whole:
+    """A sweep that nothing has stopped."""
+
+    def __init__(self, pair: Pair, out: Path) -> None:
+        told, made = Told(), WeighedEngine(nearness)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evalkit.sweeps.scoring, "make_engine", lambda *_: made)
+            patch.setattr(evalkit.sweeps.sweep, "draw_pareto", drawn)
+            self.result = evalkit.sweeps.sweep.sweep(SMALL, pair, out, task=TASK, workers=1, progress=told)
+        self.out, self.answers, self.tensors = out, made.answers, told.tensors
+
+
+@pytest.fixture(scope="module")
+def whole(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The same sweep without a stop."""
+    return Whole(pair, tmp_path_factory.mktemp("whole") / "out")
+
+
+class Stopped(Exception):
+    """As if the process had been killed here."""
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop at that line of any journal: odd ones once it is written, even ones before."""
+    put = Journal.put
+    steps = iter(range(1, step + 1))
+
+    def stopping(self: Journal, name: str, row: Any) -> None:
+        now = next(steps, None)
+        if now == step and step % 2 == 0:
+            raise Stopped
+        put(self, name, row)
+        if now == step:
+            raise Stopped
+
+    monkeypatch.setattr(Journal, "put", stopping)
+
+
+@pytest.mark.parametrize("step", [1, 2, 13, 24, *range(26, 36), 48, 71, 72, 83])
+def test_a_sweep_that_was_stopped_goes_on(
+    sweeping: Sweeping, engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole, step: int
+) -> None:
+    """Wherever it stops, nothing is made or finished twice, and it comes to what one run comes to, in the same bytes."""
+    first = engine(nearness)
+    one, two = Told(), Told()
+    with monkeypatch.context() as patch:
+        stop_at(step, patch)
+        with pytest.raises(Stopped):
+            sweeping(SMALL, progress=one)
+    assert first.closed
+    second = engine(nearness)
+    result = sweeping(SMALL, progress=two)
+    assert plain(result) == plain(whole.result)
+    assert files(tmp_path / "out" / "checkpoints") == files(whole.out / "checkpoints")
+    asked = first.answers + second.answers
+    in_flight = sum(asked.values()) - sum(whole.answers.values())
+    assert in_flight in (0, 1)
+    assert one.tensors + two.tensors == whole.tensors
+
+
+def test_kills_at_any_moment(pair: Pair, tmp_path: Path) -> None:
+    """Killed in the middle of system calls, a sweep goes on to the same result; see `killed`."""
+    arguments = json.dumps({name: str(path) for name, path in pair.items()}), str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.evalkit.sweeps.killed", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 10
+
+
+def test_too_few_examples_and_unknown_splits(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """Told at once with everything else that does not fit, before anything is written."""
+    engine()
+    spec = {**SPEC, "objective": {"improve": {"id": 1, "odd": 1}, "tolerate": {"hard": 0.1}}}
+    with pytest.raises(SweepError) as caught:
+        sweeping(spec, n=1)
+    assert [str(fault) for fault in caught.value.faults] == [
+        "sweep objective.improve.odd: `odd` is not among the splits that are scored: `id`, `ood`",
+        "sweep objective.tolerate.hard: `hard` is not among the splits that are scored: `id`, `ood`",
+        "split `id`: its 1 examples leave nothing for the report half; score more (`n`, `--n`)",
+        "split `ood`: its 1 examples leave nothing for the selection half; score more (`n`, `--n`)",
+    ]
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,202 @@
+"""Stages in order: what is finished stays, what fails leaves the others alone, kills lose nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.trainers.reproduce.scripted import Said, run, scripted, words
+from trainers.errors import ConfigError, RunError
+from trainers.reproduce import run as running
+from trainers.reproduce.records import FILE, LOCK, Records, read_records
+from trainers.reproduce.run import Standing, standings
+
+
+@pytest.fixture(autouse=True)
+def _script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are the script."""
+    monkeypatch.setattr(running, "python_words", words)
+
+
+def ran(out: Path, seed: int = 0) -> list[str]:
+    """The stages whose commands ran, in order."""
+    path = out / f"seed-{seed}" / "runs"
+    return path.read_text().split() if path.exists() else []
+
+
+def states(found: Sequence[Standing]) -> dict[str, str]:
+    """By the stages' names."""
+    return {standing.stage.name: standing.state for standing in found}
+
+
+def test_in_order_and_only_once(tmp_path: Path) -> None:
+    """Each runs once for each seed, in its directory; a second run does nothing."""
+    made = scripted(("one", "", ()), ("two", "", ("one",)))
+    for _ in range(2):
+        found = run(made, tmp_path, seeds=[0, 1])
+        assert {standing.state for standing in found} == {"finished"}
+        assert ran(tmp_path) == ran(tmp_path, 1) == ["one", "two"]
+    assert (tmp_path / "seed-1" / "two" / "made").read_text() == "diff one x x --out two"
+    assert (tmp_path / "seed-0" / "logs" / "one.txt").read_text() == "a result\n"
+    assert (tmp_path / "seed-0" / "logs" / "one.log").read_text() == "at work on one\n"
+    assert (tmp_path / "pipeline.yaml").read_text() == made.text
+
+
+def test_what_is_gone_is_made_again(tmp_path: Path) -> None:
+    """A finished stage whose result was deleted runs again, those after it do not."""
+    made = scripted(("one", "", ()), ("two", "", ("one",)))
+    run(made, tmp_path)
+    (tmp_path / "seed-0" / "one" / "made").unlink()
+    (tmp_path / "seed-0" / "one").rmdir()
+    assert states(standings(made, tmp_path, [0]))["one"] == "open"
+    run(made, tmp_path)
+    assert ran(tmp_path) == ["one", "two", "one"]
+
+
+def test_a_failure_leaves_the_others(tmp_path: Path) -> None:
+    """What does not need it runs; its message is kept; once it is mended the rest goes on."""
+    made = scripted(("one", "fails", ()), ("two", "", ("one",)), ("three", "", ()), ("four", "", ("two",)))
+    told = Said()
+    found = run(made, tmp_path, watch=told)
+    assert states(found) == {"one": "failed", "two": "waiting", "three": "finished", "four": "waiting"}
+    assert found[0].message == "nothing to learn from; give data\nand more of it"
+    assert told.ends[1] == ("waiting", "waits for `one`")
+    assert "at work on three" in told.lines
+    (tmp_path / "seed-0" / "mended").touch()
+    assert set(states(run(made, tmp_path)).values()) == {"finished"}
+    assert ran(tmp_path) == ["one", "three", "one", "two", "four"]
+
+
+def test_a_killed_command(tmp_path: Path) -> None:
+    """It has failed, for the reason that a signal gives; run again it goes on."""
+    made = scripted(("one", "dies", ()), ("two", "", ()))
+    found = run(made, tmp_path)
+    assert states(found) == {"one": "failed", "two": "finished"}
+    assert found[0].message.startswith("ended by SIGKILL, perhaps for lack of memory")
+    assert set(states(run(made, tmp_path)).values()) == {"finished"}
+
+
+def test_a_result_that_is_not_there(tmp_path: Path) -> None:
+    """A command that ends well without what the stage makes has failed."""
+    (found,) = run(scripted(("one", "forgets", ())), tmp_path)
+    assert found.state == "failed"
+    assert "`one` is not there" in found.message
+
+
+def test_stages_one_by_one(tmp_path: Path) -> None:
+    """`only` runs what is named; what that needs must be finished; an unknown name gets the nearest."""
+    made = scripted(("one", "", ()), ("two", "", ("one",)), ("three", "", ()))
+    assert states(run(made, tmp_path, only=["two"])) == {"one": "open", "two": "waiting", "three": "open"}
+    run(made, tmp_path, only=["one"])
+    assert states(run(made, tmp_path, only=["two"])) == {"one": "finished", "two": "finished", "three": "open"}
+    with pytest.raises(ConfigError, match="--only thre: no such stage; did you mean `three`"):
+        run(made, tmp_path, only=["thre"])
+
+
+def test_changed_commands(tmp_path: Path) -> None:
+    """They are refused before anything runs; with `fresh`, they and all after them are made anew, and nothing else."""
+    stages = (("one", "", ()), ("two", "", ("one",)), ("three", "", ("two",)))
+    run(scripted(*stages), tmp_path)
+    changed = scripted(stages[0], ("two", "forgets", ("one",)), stages[2])
+    with pytest.raises(RunError, match=r"the commands of `two` have changed; .*`two`, `three` made"):
+        run(changed, tmp_path)
+    assert (tmp_path / "seed-0" / "three" / "made").exists()
+    assert states(run(changed, tmp_path, fresh=True)) == {"one": "finished", "two": "failed", "three": "waiting"}
+    assert not (tmp_path / "seed-0" / "three").exists()
+    assert ran(tmp_path) == ["one", "two", "three", "two"]
+
+
+def test_something_else_in_the_way(tmp_path: Path) -> None:
+    """What no stage has made is not written over."""
+    (tmp_path / "seed-0" / "one").mkdir(parents=True)
+    with pytest.raises(RunError, match="has never run"):
+        run(scripted(("one", "", ())), tmp_path)
+
+
+def test_leftovers_of_a_kill(tmp_path: Path) -> None:
+    """A command that would refuse its own finished output finds it gone, if it was killed before that was known."""
+    made = scripted(("one", "", ()))
+    run(made, tmp_path)
+    row = read_records(tmp_path / "seed-0")["one"]
+    stage = made.stages[0].model_copy(update={"run": ("apply", "r", "m", "--out", "one")})
+    running._make_way(stage, tmp_path / "seed-0" / "one", row)
+    assert not (tmp_path / "seed-0" / "one").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_are_handed_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """The command gets the signal once, ends, and the run after it; the next run goes on there."""
+    process = start(tmp_path)
+    process.send_signal(number)
+    assert process.wait(30) == code
+    assert read_records(tmp_path / "seed-0")["two"].state == "interrupted"
+    if number == signal.SIGINT:
+        assert (tmp_path / "seed-0" / "interrupts").read_text() == "x"
+    assert to_the_end(tmp_path) == ["one", "two", "two", "three"]
+
+
+def test_killed_itself(tmp_path: Path) -> None:
+    """The command that is left ends as soon as it speaks; the next run waits for that, and goes on."""
+    process = start(tmp_path)
+    process.kill()
+    process.wait()
+    assert read_records(tmp_path / "seed-0")["two"].state == "begun"
+    assert to_the_end(tmp_path) == ["one", "two", "two", "three"]
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    """The second is told to wait, and who is at work."""
+    process = start(tmp_path)
+    made = scripted(("one", "", ()), ("two", "waits", ("one",)), ("three", "", ("two",)))
+    with pytest.raises(RunError, match=rf"another `surgery reproduce` \(process {process.pid}\) is at work"):
+        run(made, tmp_path)
+    process.kill()
+    process.wait()
+
+
+def start(out: Path) -> subprocess.Popen[bytes]:
+    """A run in a process of its own, which has come to the stage that waits."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.trainers.reproduce.scripted", str(out)])
+    log = out / "seed-0" / "logs" / "two.log"
+    for _ in range(600):
+        if log.exists() and "still at work" in log.read_text():
+            return process
+        time.sleep(0.05)
+    raise AssertionError("the run did not come so far")
+
+
+def to_the_end(out: Path) -> list[str]:
+    """The same again, which finishes everything; gives the commands of both."""
+    command = [sys.executable, "-m", "tests.trainers.reproduce.scripted", str(out)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+    return ran(out)
+
+
+def test_damaged_records(tmp_path: Path) -> None:
+    """A line that a kill has cut short is as if it had not been written, and harms no later one."""
+    made = scripted(("one", "", ()), ("two", "", ()))
+    run(made, tmp_path)
+    path = tmp_path / "seed-0" / FILE
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(["[]", "{", *lines[:3]]) + "\n" + lines[3][:20])
+    assert states(standings(made, tmp_path, [0])) == {"one": "finished", "two": "interrupted"}
+    run(made, tmp_path)
+    assert states(standings(made, tmp_path, [0])) == {"one": "finished", "two": "finished"}
+    assert json.loads(path.read_text().splitlines()[-1])["stage"] == "two"
+
+
+def test_the_lock_is_given_back(tmp_path: Path) -> None:
+    """At the end, and where something is raised."""
+    with Records(tmp_path), pytest.raises(RunError, match=f"process {os.getpid()}"):
+        Records(tmp_path)
+    with Records(tmp_path) as records:
+        assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+        assert records.rows == {}

@@ -1,0 +1,137 @@
+"""What is known of a seed's stages: one line for each beginning and end, appended, and the lock of the directory."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from surgery.closing import Closing
+from trainers.errors import RunError
+
+FILE = "stages.jsonl"
+LOCK = ".lock"
+State = Literal["begun", "finished", "failed", "interrupted", "open"]
+_POLL = 0.2  # seconds between two looks at a lock that an orphan holds
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How a stage stands: the digest of its command, and the seconds that all its runs took together.
+
+    `begun` without an end is a run that was killed, `open` one whose result was deleted. `message` says why it failed.
+    """
+
+    state: State
+    digest: str
+    seconds: float = 0.0
+    message: str = ""
+
+    def json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {name: getattr(self, name) for name in ("state", "digest", "seconds", "message")}
+
+
+@dataclass
+class Records(Closing):
+    """The stages of one seed, held by one process at a time.
+
+    The lock is shared with the command that is running (see `Records.fd`): where this process is killed, the next one
+    waits until that command has ended, too. Raises RunError.
+    """
+
+    directory: Path
+    rows: dict[str, Record] = field(default_factory=dict)
+    fd: int = -1
+
+    def __post_init__(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            _end_last_line(self.directory / FILE)
+            self.rows = read_records(self.directory)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError) and not isinstance(error, RunError):
+                what = f"cannot write to `{self.directory}`: {error.strerror or error}"
+                raise RunError(f"{what}; make room, or choose another `--out`") from error
+            raise
+
+    def put(self, stage: str, record: Record) -> None:
+        """Write down how a stage stands; once this returns, a kill does not lose it."""
+        line = json.dumps({"stage": stage, **record.json()}, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        path = self.directory / FILE
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            try:
+                os.write(fd, line + b"\n")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise RunError(f"cannot write `{path}`: {error.strerror}; make room, and run the command again") from error
+        self.rows[stage] = record
+
+    def close(self) -> None:
+        """Give the lock back; a command that is still running keeps it."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _lock(self) -> None:
+        """Take the lock, or wait for the command that a killed run has left. Raises RunError where one is at work."""
+        path = self.directory / LOCK
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        while True:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = path.read_text().strip()
+                if holder.isdecimal() and _lives(int(holder)):
+                    raise RunError(
+                        f"another `surgery reproduce` (process {holder}) is at work in `{self.directory}`; wait until "
+                        "it is done"
+                    ) from error
+                time.sleep(_POLL)
+            else:
+                break
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
+
+
+def read_records(directory: Path) -> dict[str, Record]:
+    """The last record of each stage; damaged lines are as if they had not been written. Raises OSError."""
+    try:
+        content = (directory / FILE).read_bytes()
+    except FileNotFoundError:
+        return {}
+    rows: dict[str, Record] = {}
+    for line in content.splitlines():
+        try:
+            row: Mapping[str, Any] = json.loads(line)
+            name = row["stage"]
+            rows[name] = Record(row["state"], row["digest"], float(row["seconds"]), str(row["message"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return rows
+
+
+def _end_last_line(path: Path) -> None:
+    """Let what a kill has cut short be a line of its own."""
+    if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
