@@ -19,7 +19,7 @@ MISFITS := torchvision torchaudio torchcodec
 .PHONY: demo test test-vllm pin clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m tests.demo demo-out
+	$(BIN)/surgery demo demo-out
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -40,7 +40,7 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	@echo "installing into $(VENV): surgery"
-	@$(INSTALL) --no-build-isolation --editable .
+	@$(INSTALL) --no-build-isolation --editable '.[diff,eval]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from surgery.document import read_document
-from surgery.errors import Fault, RecipeError
+from surgery.errors import RecipeError
 from surgery.mapping_source import read_mapping
 from surgery.ops import Step
 from surgery.ops.base import RESULT, Op

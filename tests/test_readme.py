@@ -15,15 +15,31 @@ import evalkit
 import evalkit.scorer
 import surgery
 import trainers
+from evalkit.demo.run import lay_out
 from evalkit.engines.base import Prompt
+from evalkit.sweeps.grid import expand
+from evalkit.sweeps.loading import load
 from surgery.yaml_source import read_yaml
-from tests.demo import make_pair
 from tests.evalkit.fake_engine import FakeEngine, text
 from tests.smollm2 import Pair
 from tests.tiny_models import save_tiny
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 LAUNCHERS = {"--module", "--nproc"}  # options of accelerate's and torch's own commands
+VERBS = [
+    "apply",
+    "demo",
+    "diff",
+    "eval",
+    "inspect",
+    "plan",
+    "recipes",
+    "reproduce",
+    "schema",
+    "sweep",
+    "train",
+    "verify",
+]
 CLI = [sys.executable, "-m", "surgery.cli"]
 
 
@@ -34,9 +50,9 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the demo's `base` and `sft`."""
-    directory = tmp_path_factory.mktemp("readme")
-    make_pair(directory)
+    """A directory with the demo's models."""
+    directory = tmp_path_factory.mktemp("readme") / "demo"
+    lay_out(directory)
     return directory
 
 
@@ -61,7 +77,7 @@ def test_every_command_and_option_that_is_named_exists() -> None:
     """`surgery VERB` and `--option` in the text are those of the program."""
     helps = {
         name: subprocess.run([*CLI, name, "--help"], text=True, capture_output=True, check=True).stdout
-        for name in ("apply", "plan", "verify", "inspect", "recipes", "schema", "diff", "eval", "train")
+        for name in VERBS
     }
     for trainer in ("sft", "data"):
         command = [*CLI, "train", trainer, "--help"]
@@ -74,7 +90,7 @@ def test_every_command_and_option_that_is_named_exists() -> None:
 
 def test_the_recipe_that_is_shown_runs(place: Path) -> None:
     """With its selectors, parameters and two steps."""
-    recipe, _ = blocks("yaml")
+    recipe, _, _ = blocks("yaml")
     (place / "shown.yaml").write_text(recipe)
     made = surgery.plan(place / "shown.yaml", [place / "base", place / "sft"], settings={"head": "40%"})
     assert {tensor.steps for tensor in made.tensors} == {(), (0,), (1,)}
@@ -85,7 +101,7 @@ def test_the_python_that_is_shown_runs(place: Path, monkeypatch: pytest.MonkeyPa
     _, code, *_ = blocks("python")
     monkeypatch.chdir(place)
     exec(compile(code, "README.md", "exec"), {})
-    assert surgery.verify("out-python").tensors == 38
+    assert surgery.verify("out-python").tensors == 75
 
 
 def test_the_task_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +144,7 @@ def test_the_comparison_in_python_runs(place: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(place)
     namespace: dict[str, Any] = {"surgery": surgery}
     exec(compile(code, "README.md", "exec"), namespace)
-    assert len(namespace["table"]) == 29
+    assert len(namespace["table"]) == 58
 
 
 @pytest.mark.real
@@ -161,7 +177,7 @@ def test_the_run_that_is_shown_looks_so(tmp_path: Path) -> None:
 
 def test_the_configuration_that_is_shown_is_one() -> None:
     """Every key is known, and every value right."""
-    _, config = blocks("yaml")
+    _, _, config = blocks("yaml")
     loaded = trainers.load_config("sft", read_yaml(config, "README.md").data)
     assert loaded.optimizer.warmup.of(800) == 24
 
@@ -176,3 +192,12 @@ def test_every_link_leads_somewhere() -> None:
     """Files that README links are in the repository."""
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (Path(__file__).parent.parent / target).exists(), target
+
+
+def test_the_sweep_that_is_shown_is_one() -> None:
+    """Every key is known, and every combination a recipe; the averages come to it."""
+    _, sweep, _ = blocks("yaml")
+    loaded, source = load(read_yaml(sweep, "README.md").data)
+    names = [candidate.name for candidate in expand(loaded, source)]
+    assert len(names) == 8 + 1 + 3
+    assert "restore-top-20pct-rotate head=10% layers=first 25%" in names

@@ -25,6 +25,7 @@ def test_wheel_brings_the_recipes(tmp_path: Path) -> None:
         shipped = set(archive.namelist())
     ours = ("surgery", "evalkit", "trainers")
     others = {path.relative_to(ROOT).as_posix() for package in ours for path in (ROOT / package).rglob("*.j2")}
+    others |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "evalkit" / "demo" / "checkpoints").glob("*/*")}
     others |= {f"surgery/_{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "recipes").rglob("*.yaml")}
     assert others
     assert others <= shipped

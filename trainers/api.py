@@ -62,8 +62,9 @@ def train(
     try:
         with _installed():
             from evalkit.engines.loading import quiet
+            from evalkit.engines.threads import threads_kept
 
-            with quiet():
+            with quiet(), threads_kept():
                 return _run(loaded, resume, overwrite, progress)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this

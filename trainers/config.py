@@ -221,6 +221,12 @@ class SftConfig(Training):
         default=5, ge=1, description="steps from one measurement of the held-out losses to the next"
     )
     accuracy: Accuracy | None = Field(default=None, description="default: losses only")
+    average: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay of a moving average of the weights, to be measured and saved; default: no average",
+    )
 
 
 class RlTraining(Training):

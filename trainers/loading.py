@@ -10,15 +10,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from surgery import bundled
+from surgery.document import read_document
 from surgery.errors import Fault, RecipeError
 from surgery.mapping_source import read_mapping
 from surgery.parameters import read_setting
 from surgery.source import Mistake, Source
 from surgery.source import Path as FieldPath
 from surgery.validation import mistakes
-from surgery.wording import did_you_mean, quoted, show
-from surgery.yaml_source import MAX_BYTES, read_yaml
+from surgery.wording import show
 from trainers.config import Section
 from trainers.errors import ConfigError
 
@@ -42,7 +41,11 @@ def load(
     `given` replaces keys by text as it is; None leaves a key alone. Raises ConfigError with all faults.
     """
     try:
-        read = read_mapping(source, "config") if isinstance(source, Mapping) else _read(source)
+        read = (
+            read_mapping(source, "config")
+            if isinstance(source, Mapping)
+            else read_document(source, "configuration", FOLDER)
+        )
     except RecipeError as error:  # YAML is read as for recipes
         raise ConfigError(error.faults) from error
     if not isinstance(read.data, dict):
@@ -118,21 +121,3 @@ def _overridden(
         section[last] = value
         origins[tuple(path)] = name
     return changed, faults, origins
-
-
-def _read(source: str | Path) -> Source:
-    try:
-        with Path(source).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        known = bundled.names(FOLDER)
-        if isinstance(source, str) and source in known:
-            return read_yaml(bundled.read(source, FOLDER), f"{source}.yaml")
-        if not isinstance(error, FileNotFoundError):
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise ConfigError([Fault("", f"the configuration {show(str(source))} cannot be read: {reason}")]) from error
-        near = did_you_mean(str(source), [*known, *map(str, Path(source).parent.glob("*.y*ml"))])
-        hint = f"did you mean `{near}`?" if near else f"bundled configurations: {quoted(known)}"
-        message = f"found neither a file nor a bundled configuration {show(str(source))}; {hint}"
-        raise ConfigError([Fault("", message)]) from error
-    return read_yaml(content, str(source))

@@ -66,13 +66,14 @@ def open_parent(source: str, processes: PartialState | None = None) -> Parent:
 
 
 def load_network(parent: Parent, config: Training) -> Any:
-    """The causal language model of transformers in float32 on the CPU, in training mode.
+    """The causal language model of transformers in float32 on the CPU, in training mode, and threads that suit it.
 
     Raises EngineError where transformers cannot load it, TrainingError where it has no output head.
     """
     from transformers import GenerationConfig
 
     from evalkit.engines.loading import load, quiet
+    from evalkit.engines.threads import suit_threads
 
     try:
         with quiet():
@@ -86,6 +87,7 @@ def load_network(parent: Parent, config: Training) -> Any:
         raise TrainingError(f"{found}; expected a causal language model")
     # Checkpoints carry their parent's; transformers refuses to save some that it loads.
     network.generation_config = GenerationConfig()
+    suit_threads(network)
     return network.train()
 
 

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,15 +157,19 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]  # transformers is not fo
                 Trainer._save_checkpoint(self, model, trial)  # not TRL's, which writes a model card
                 self._place()
 
+    @property
+    def unplaced(self) -> Path:
+        """Where transformers has written the present state."""
+        return self.session.states / _UNWRITTEN / f"checkpoint-{self.state.global_step}"
+
     def _place(self) -> None:
         """Move the state, once every process has written its part, to where the run looks for it."""
         self.accelerator.wait_for_everyone()
         if self.session.main:
-            written = self.session.states / _UNWRITTEN
             place = self.session.state(self.units)
             shutil.rmtree(place, ignore_errors=True)
-            (written / f"checkpoint-{self.state.global_step}").replace(place)
-            shutil.rmtree(written)
+            self.unplaced.replace(place)
+            shutil.rmtree(self.unplaced.parent)
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002
         """Where states go; trackers write to the run's directory itself."""

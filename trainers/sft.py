@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from trl import SFTTrainer
 
 from evalkit.rendering import Renderer
 from trainers.actors import Autocast
+from trainers.averaging import WeightAverage
 from trainers.config import SftConfig, SftOptimizer
 from trainers.muon import MuonWithAdamW
 from trainers.progress import Progress
@@ -61,12 +63,16 @@ def fine_tune(
     trainer.recorder, trainer.session, trainer.accuracy = recorder, session, accuracy
     trainer.accuracy_every = config.accuracy.every if config.accuracy else 0
     trainer.rates = config.optimizer
+    trainer.average = None
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Steps(trainer, progress))
     if accuracy is not None:
         check_whole(trainer.accelerator, "leave out `accuracy`, and score checkpoints with `surgery eval`")
     if config.optimizer.name == "muon":
         check_whole(trainer.accelerator, "set `optimizer.name` to `adamw`", "orthogonalise a matrix")
+    if config.average is not None:
+        check_whole(trainer.accelerator, "leave out `average`", "average them", stage=1)
+        trainer.average = WeightAverage(trainer.model, config.average)
     progress.phase("training", arguments.max_steps, session.step or 0)
     trainer.begin()
     return int(arguments.max_steps)
@@ -110,6 +116,7 @@ class _Trainer(RecordingTrainer, SFTTrainer):  # type: ignore[misc]  # TRL is no
     accuracy: Measure | None
     accuracy_every: int
     rates: SftOptimizer
+    average: WeightAverage | None
     optimizer: torch.optim.Optimizer | None
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -120,8 +127,34 @@ class _Trainer(RecordingTrainer, SFTTrainer):  # type: ignore[misc]  # TRL is no
             self.optimizer = MuonWithAdamW(network, rates.learning_rate, rates.betas, rates.eps, rates.weight_decay)
         return super().create_optimizer(model)
 
+    def begin(self) -> None:
+        """Go on with the average, too."""
+        step = self.session.step
+        if self.average is not None and step is not None:
+            with self.session.loading():
+                self.average.load(self.session.state(step))
+        super().begin()
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The averages, if there are any: those of the checkpoints."""
+        with self._averaged():
+            return super().weights()
+
+    def _place(self) -> None:
+        """With the average, where there is one, in every process the same."""
+        if self.average is not None and self.session.main:
+            self.average.save(self.unplaced)
+        super()._place()
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.in_place()
+
     def measured(self) -> dict[str, float]:
         """The held-out losses in nats a token, and accuracies when they are due."""
+        with self._averaged():
+            return self._measured()
+
+    def _measured(self) -> dict[str, float]:
         step = self.state.global_step
         network = self.accelerator.unwrap_model(self.model)
         training = network.training
@@ -153,6 +186,11 @@ class _Steps(Steps):
         super().__init__(trainer)
         self._progress = progress
         self._last: dict[str, float] = {}
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Take the step into the average."""
+        if self._trainer.average is not None:
+            self._trainer.average.update()
 
     def logged(self, figures: Mapping[str, float]) -> None:
         """A step was taken, or losses were measured."""

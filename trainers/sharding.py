@@ -26,14 +26,15 @@ def check_launched(device: str) -> None:
         )
 
 
-def check_whole(accelerator: Accelerator, remedy: str, deed: str = "answer") -> None:
+def check_whole(accelerator: Accelerator, remedy: str, deed: str = "answer", stage: int = 3) -> None:
     """Raise TrainingError where the weights are divided among devices, so that no process can answer by itself.
 
-    `deed` is what else no process can do then.
+    `deed` is what else no process can do then. `stage` is the lowest of ZeRO's that counts: from the first on the
+    float32 weights are divided, and from the third those that compute.
     """
     kind = accelerator.distributed_type
     plugin = accelerator.state.deepspeed_plugin
-    if kind == DistributedType.FSDP or (kind == DistributedType.DEEPSPEED and plugin.zero_stage == 3):
+    if kind == DistributedType.FSDP or (kind == DistributedType.DEEPSPEED and plugin.zero_stage >= stage):
         raise TrainingError(f"{kind.value} divides the weights among the devices, and none can {deed} alone; {remedy}")
 
 

@@ -13,7 +13,7 @@ from surgery.options import json_option, print_json
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path), default=Path("demo-out"))
-@click.option("--n", type=click.IntRange(1), help="Examples of each split. Default: 400.")
+@click.option("--n", type=click.IntRange(1), help="Examples of each split. Default: 600.")
 @json_option
 def demo(out: Path, n: int | None, as_json: bool) -> None:
     """Edit, score and compare four small checkpoints that come with the package, in OUT (default: demo-out).

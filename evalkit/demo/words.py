@@ -12,7 +12,11 @@ from evalkit.sweeps.words import difference
 
 def findings(result: SweepResult) -> list[str]:
     """What fine-tuning did, what RL did, what the edits gave back, what the controls did."""
-    return [*_training(result), *_edits(result), *_controls(result)]
+    said = [*_training(result), *_edits(result), *_controls(result)]
+    return [
+        *said,
+        "Differences are points of accuracy with 95 % intervals of their own: one in twenty misses by chance.",
+    ]
 
 
 def _training(result: SweepResult) -> Iterator[str]:
@@ -20,8 +24,8 @@ def _training(result: SweepResult) -> Iterator[str]:
     start = result.row(result.start)
     yield (
         f"Fine-tuning took the base from {_point(base, 'id')} to {_point(start, 'id')} in distribution and from "
-        f"{_point(base, 'ood')} to {_point(start, 'ood')} out of distribution ({_changed(_back(base, 'ood'))}); "
-        f"its best checkpoint out of distribution, Inter-SFT, has {_point(inter, 'ood')} there."
+        f"{_point(base, 'ood')} to {_point(start, 'ood')} out of distribution, {_changed(_back(base, 'ood'))}; its "
+        f"best checkpoint out of distribution, Inter-SFT, has {_point(inter, 'ood')} there."
     )
     yield (
         f"RL after it: in distribution {_difference(rl, 'id')}, out of distribution {_difference(rl, 'ood')}"
@@ -55,20 +59,21 @@ def _controls(result: SweepResult) -> Iterator[str]:
     kept = next((row for row in result.rows if row.recipe == "sft-with-rl-directions"), None)
     if forced is not None and kept is not None:
         yield (
-            f"RL's values on SFT's directions differ from SFT by {_difference(forced, 'ood')} out of distribution, "
-            f"SFT's values on RL's directions by {_difference(kept, 'ood')}: what RL gave lies in the "
-            f"{_side(forced, kept, result)}."
+            f"Out of distribution, RL's values on SFT's directions differ from SFT by {_difference(forced, 'ood')}, "
+            f"SFT's values on RL's directions by {_difference(kept, 'ood')}: {_side(forced, kept, result)}."
         )
 
 
 def _side(values: Row, directions: Row, result: SweepResult) -> str:
-    """Where RL's effect lies, if it can be told: nearer to which of the two RL's own score is."""
-    rl = result.row("rl").scores["all"]["ood"].value
-    by_values, by_directions = (abs(row.scores["all"]["ood"].value - rl) for row in (values, directions))
-    effect = abs(rl - result.row(result.start).scores["all"]["ood"].value)
-    if abs(by_values - by_directions) < effect / 2:
-        return "values or in the directions, this does not tell"
-    return "directions" if by_directions < by_values else "values"
+    """Where RL's effect lies, if there is one: nearer to which of the two RL's own score is."""
+    rl = result.row("rl")
+    if rl.to_start["all"]["ood"].p >= ALPHA:
+        return "where RL's effect lies cannot be told, since there is none to be seen here"
+    score = rl.scores["all"]["ood"].value
+    by_values, by_directions = (abs(row.scores["all"]["ood"].value - score) for row in (values, directions))
+    if abs(by_values - by_directions) < abs(rl.to_start["all"]["ood"].value) / 2:
+        return "whether RL's effect lies in the values or in the directions, this does not tell"
+    return f"RL's effect lies in the {'directions' if by_directions < by_values else 'values'}"
 
 
 def _point(row: Row, split: str) -> str:
@@ -86,8 +91,8 @@ def _difference(row: Row, split: str) -> str:
 
 
 def _changed(found: Difference) -> str:
-    p = found.p if found.adjusted is None else found.adjusted
-    return f"{difference(found, 'accuracy')} points{'' if p < ALPHA else ', which chance may explain'}"
+    """Each of these comparisons was named beforehand: its own p-value, not the one corrected for all rows."""
+    return f"{difference(found, 'accuracy')}{'' if found.p < ALPHA else ' (chance may explain it)'}"
 
 
 def _share(row: Row, result: SweepResult) -> str:

@@ -191,6 +191,7 @@ class TransformersEngine(Engine):
         import torch
 
         from evalkit.engines.decoding import NotFiniteError
+        from evalkit.engines.threads import suit_threads, threads_kept
 
         queue = sorted(lengths, key=lambda i: -lengths[i])
         while queue:
@@ -198,7 +199,9 @@ class TransformersEngine(Engine):
             longest = lengths[queue[0]]
             batch = queue[: max(1, min(self._rows, self._tokens // longest))]
             try:
-                done = work(batch)
+                with threads_kept():
+                    suit_threads(self._network)
+                    done = work(batch)
             except NotFiniteError as error:
                 raise EngineError(
                     f"`{name}` gives NaN or infinity instead of probabilities; {self._not_finite}"

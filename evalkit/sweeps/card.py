@@ -25,10 +25,10 @@ def add_scores(out: Path, row: Row, result: SweepResult) -> None:
     assert row.kept is not None
     path = out / row.kept / CARD_FILE
     with writing(path):
-        card = path.read_text("utf-8") if path.exists() else ""
+        card = path.read_text("utf-8", "surrogateescape") if path.exists() else ""
         scored = f"{_SECTION.sub('', card).rstrip()}\n{_section(row, result)}"
         if scored != card:
-            write_whole(path, scored.encode("utf-8", "backslashreplace"))
+            write_whole(path, scored.encode("utf-8", "surrogateescape"))
 
 
 def _section(row: Row, result: SweepResult) -> str:

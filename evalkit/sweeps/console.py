@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from evalkit.console import NAMES, Column, print_grid
-from evalkit.figures import settings_line, tail_of
+from evalkit.figures import tail_of
 from evalkit.progress import Progress as ScoringProgress
 from evalkit.progress_bar import ProgressBar
 from evalkit.sweeps.bound import Bound
-from evalkit.sweeps.report import CHOSEN, OPTIMAL, REFUSED, changes, heading, marks, scores
+from evalkit.sweeps.report import CHOSEN, OPTIMAL, REFUSED, asked, changes, heading, marks, scores
 from evalkit.sweeps.result import Row, SweepResult
 from surgery.console import ApplyProgress, make_console, make_table
 from surgery.size import show_size
@@ -27,7 +27,7 @@ SIGNS = {CHOSEN: ">", OPTIMAL: "^", REFUSED: "!"}
 def print_sweep(result: SweepResult, out: str) -> None:
     """Scores of all rows, what was chosen, and where everything lies."""
     console = make_console()
-    console.print(Text.assemble((result.name, "bold"), f"  {settings_line(result.settings)}".rstrip()))
+    console.print(Text.assemble((result.name, "bold"), f"  {asked(result)}"))
     console.print()
     print_grid(console, _labels(result, console.width), _figures(result))
     console.print(Text("[ ] 95 % interval; * p < 0.05 after Holm's correction; all examples", "dim"))
@@ -67,7 +67,7 @@ def _column(title: str, cells: Sequence[str], result: SweepResult) -> Column:
 
 
 def _style(row: Row) -> str:
-    return "bold" if row.best else "" if row.allowed else "dim"
+    return "bold" if row.best else "dim" if REFUSED in marks(row) else ""
 
 
 def _say(console: Console, sentence: str) -> None:
@@ -77,13 +77,11 @@ def _say(console: Console, sentence: str) -> None:
 def print_bound(bound: Bound) -> None:
     """What a sweep would do."""
     console = make_console()
-    table = make_table("variant", "recipe", "computed", "copied", "writes", right=["computed", "copied", "writes"])
+    table = make_table("variant", "computed", "copied", "writes", right=["computed", "copied", "writes"])
     for work in bound.works:
         computed = sum(tensor.action != "copy" for tensor in work.plan.tensors)
         copied = len(work.plan.tensors) - computed
-        table.add_row(
-            work.name, work.candidate.recipe.name, f"{computed:,}", f"{copied:,}", show_size(work.nbytes)
-        )  # fmt: skip
+        table.add_row(work.name, f"{computed:,}", f"{copied:,}", show_size(work.nbytes))
     console.print(table)
     console.print()
     asked = " and ".join(f"{n:,} examples of {split}" for split, n in bound.examples.items())

@@ -58,11 +58,11 @@ def _styles(rows: Sequence[Row]) -> Mapping[str | None, Look]:
 
 def _draw_panel(axes: Axes, result: SweepResult, splits: tuple[str, str], styles: Mapping[str | None, Look]) -> None:
     """One split against another."""
-    labels: dict[tuple[float, ...], list[str]] = {}
+    labels: dict[tuple[float, float], list[str]] = {}
     bold = set()
     for number, row in enumerate(result.rows, 1):
         bars = [_bar(row.scores["all"][split], result) for split in splits]
-        at = tuple(value for value, _, _ in bars)
+        at = bars[0][0], bars[1][0]
         if all(map(math.isfinite, at)):
             _draw_point(axes, bars, styles[row.recipe], row.recipe)
             labels.setdefault(at, []).append(row.name if row.kind == "model" else str(number))
@@ -122,7 +122,7 @@ def _bar(estimate: Estimate, result: SweepResult) -> Bar:
     return scale * estimate.value, down, up
 
 
-def _front(points: Sequence[tuple[float, ...]], result: SweepResult) -> list[tuple[float, ...]]:
+def _front(points: Sequence[tuple[float, float]], result: SweepResult) -> list[tuple[float, float]]:
     """Those that no other beats on both axes, from left to right."""
     sign = result.sign
     beaten = {

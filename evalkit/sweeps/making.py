@@ -19,7 +19,7 @@ DISK_PART = 0.5  # of what is free, for variants that are not yet known to stay
 
 
 class Room:
-    """The disk for variants that may still go: `making.disk`, or half of what is free.
+    """The disk for variants that may still go: `making.disk`, or half of what is free, or as much as it takes at least.
 
     With `keep` as `best` the best so far takes a part of it; what stays for good is outside. Raises OutputError where
     the largest of `works` does not fit, and where all of them are to stay and do not.
@@ -32,11 +32,13 @@ class Room:
             free = shutil.disk_usage(root).free + checkpoints.taken(works)
         if keep == "all" and _size(works) > free:
             raise OutputError(
-                f"{len(works)} variants take {show_size(_size(works))}, and the disk of `{root}` has "
+                f"all variants that are to be made take {show_size(_size(works))}, and the disk of `{root}` has "
                 f"{show_size(free)} left; keep fewer (`--keep best`), or choose an `--out` with more"
             )
-        limit = int(free * DISK_PART) if making.disk is None else making.disk
-        self._nbytes = limit - largest if keep == "best" else limit
+        reserve = largest if keep == "best" else 0
+        least = min(free, largest + reserve)
+        limit = max(int(free * DISK_PART), least) if making.disk is None else making.disk
+        self._nbytes = limit - reserve
         if largest > self._nbytes:
             beside = " beside the best so far" if keep == "best" else ""
             raise OutputError(

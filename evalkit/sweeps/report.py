@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evalkit.figures import counts, settings_line
+from evalkit.figures import counts, one_line, settings_line
 from evalkit.sweeps.result import Row, SweepResult
 from evalkit.sweeps.words import NAMES, PERCENT, difference, figure
 from surgery.page import address, render
@@ -28,7 +28,7 @@ def make_report(result: SweepResult, picture: bytes, commands: Sequence[str]) ->
             "measure": heading(result),
             "rows": [_shown(row, result) for row in result.rows],
             "recipes": {row.recipe: row.summary for row in result.rows if row.recipe},
-            "settings": settings_line(result.settings),
+            "settings": asked(result),
             "commands": commands,
         },
     )
@@ -37,6 +37,11 @@ def make_report(result: SweepResult, picture: bytes, commands: Sequence[str]) ->
 def heading(result: SweepResult) -> str:
     """The measure and its unit."""
     return f"{NAMES[result.measure]}{', %' if result.measure in PERCENT else ''}"
+
+
+def asked(result: SweepResult) -> str:
+    """The task and its settings, in a line."""
+    return f"{one_line(str(result.settings.get('task', '')))}: {settings_line(result.settings)}"
 
 
 def scores(row: Row, result: SweepResult) -> list[str]:
@@ -54,7 +59,8 @@ def changes(row: Row, result: SweepResult) -> list[str]:
 
 def marks(row: Row) -> list[str]:
     """What a row is."""
-    said = {CHOSEN: row.best and row.kind != "model", OPTIMAL: row.pareto, REFUSED: not row.allowed}
+    candidate = row.kind != "model"
+    said = {CHOSEN: candidate and row.best, OPTIMAL: row.pareto, REFUSED: candidate and not row.allowed}
     return [mark for mark, true in said.items() if true]
 
 

@@ -41,14 +41,14 @@ def words(rows: Sequence[Row], entries: Sequence[Entry], aim: Aim) -> tuple[str,
     """The choice, what it is worth on the other half, and what plain averaging is worth there."""
     best = next(row for row in rows if row.best)
     start = next(row for row in rows if row.name == aim.start)
-    said = [*_refused(rows, aim)]
+    refused = _refused(rows, aim)
     if best is start:
-        said.append(
+        none = (
             f"No variant is better than {start.name} in {_goal(aim)} on the selection half: nothing was chosen, and "
             f"the best that can be handed on is {start.name} itself."
         )
-        return tuple(said)
-    said.append(
+        return (none, *refused)
+    chosen = (
         f"Chosen on the selection half for its {_goal(aim)} there ({_aimed(best, aim)}; {start.name} has "
         f"{_aimed(start, aim)}): {best.name}."
     )
@@ -56,8 +56,8 @@ def words(rows: Sequence[Row], entries: Sequence[Entry], aim: Aim) -> tuple[str,
         f"{split} {figure(best.scores['report'][split], aim.measure)}, {_told(one, aim)}"
         for split, one in best.to_start["report"].items()
     )
-    said.append(f"On the report half, which the choice has not seen, and against {start.name}: {told}.")
-    return (*said, _averaging(best, rows, entries, aim))
+    report = f"On the report half, which the choice has not seen, and against {start.name}: {told}."
+    return (chosen, report, _averaging(best, rows, entries, aim), *refused)
 
 
 def _refused(rows: Sequence[Row], aim: Aim) -> Iterator[str]:

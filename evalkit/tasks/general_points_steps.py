@@ -6,6 +6,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import combinations_with_replacement
 from typing import ClassVar
 
 from pydantic import Field
@@ -36,6 +38,8 @@ class GeneralPointsSteps(Task):
     Asked `J=10 Q=10 K=10 24 9 A K 6`, a right answer is `9 1 10 6 | 10 - 9 = 1 | 1 1 6 | ...`: the cards' values, then
     in turn a step and what is left after it, up to the step that comes to the target. Numbers are whole, and in
     reference answers at most `evalkit.step_solver.HIGHEST`; hands that need others are not dealt.
+    Unlike in `general_points`, all hands of values are equally likely, so that a test meets as many as there are: hands
+    of the same values are one problem (see `key`), and of few problems little can be known.
     The split `pretraining` has other rules, targets and numbers of cards as well: what there is to know before
     fine-tuning for one rule and one target.
     """
@@ -66,13 +70,12 @@ class GeneralPointsSteps(Task):
         """A hand as `cards` and `values`, with the `rule` for face cards and the `target`; None if unsolvable."""
         if split == PRETRAINING:
             return self._pretraining(draw)
-        cards = [draw.choice(RANKS) for _ in range(CARDS if split == "id" else CARDS - 1)]
-        if split != "id":
-            cards = draw.shuffled([*cards, draw.choice(FACES)])
-        rule = dict(zip(FACES, _RULES[split], strict=True))
-        values = _values(cards, rule)
-        if not reaches(values, self.target):
+        hands = _hands(split == "ood", self.target)
+        if not hands:
             return None
+        values = draw.shuffled(draw.choice(hands))
+        rule = dict(zip(FACES, _RULES[split], strict=True))
+        cards = [draw.choice([rank for rank in RANKS if _value(rank, rule) == value]) for value in values]
         return {"cards": cards, "values": values, "rule": rule, "target": self.target}
 
     def key(self, data: Data) -> str:
@@ -127,8 +130,20 @@ class GeneralPointsSteps(Task):
         return {"cards": cards, "values": values, "rule": rule, "target": target}
 
 
+@lru_cache(maxsize=8)
+def _hands(faces: bool, target: int) -> tuple[tuple[int, ...], ...]:
+    """The values of all hands that come to the target: out of distribution those with faces of their own values."""
+    most = max(_RULES["ood" if faces else "id"])
+    found = combinations_with_replacement(range(1, most + 1), CARDS)
+    return tuple(hand for hand in found if reaches(hand, target) and (not faces or hand[-1] in _RULES["ood"]))
+
+
 def _values(cards: Sequence[str], rule: Mapping[str, int]) -> list[int]:
-    return [rule[card] if card in rule else 1 if card == "A" else int(card) for card in cards]
+    return [_value(card, rule) for card in cards]
+
+
+def _value(card: str, rule: Mapping[str, int]) -> int:
+    return rule[card] if card in rule else 1 if card == "A" else int(card)
 
 
 def _misread(part: str, pool: Sequence[int]) -> Grade | None:

@@ -24,8 +24,8 @@ RIGHT = "9 8 6 2 | 9 * 8 = 72 | 72 6 2 | 72 / 6 = 12 | 12 2 | 12 * 2 = 24"
 
 # The first problems of each split for seed 0: they must never change without a new version of the task.
 GOLDEN = {
-    "id": ["J=10 Q=10 K=10 24 6 A 3 3", "J=10 Q=10 K=10 24 8 7 6 K", "J=10 Q=10 K=10 24 10 6 9 A"],
-    "ood": ["J=11 Q=12 K=13 24 Q J 9 8", "J=11 Q=12 K=13 24 6 K Q 2", "J=11 Q=12 K=13 24 5 5 Q K"],
+    "id": ["J=10 Q=10 K=10 24 10 7 9 4", "J=10 Q=10 K=10 24 3 9 4 3", "J=10 Q=10 K=10 24 8 6 5 6"],
+    "ood": ["J=11 Q=12 K=13 24 6 K 8 10", "J=11 Q=12 K=13 24 J 9 4 A", "J=11 Q=12 K=13 24 Q 2 Q 8"],
     "pretraining": ["J=11 Q=12 K=13 75 5 8 5 J", "J=11 Q=12 K=13 4 7 3 9 8", "J=10 Q=10 K=10 62 10 7 8"],
 }
 
@@ -38,14 +38,23 @@ def test_problems_are_pinned() -> None:
 def test_references_are_pinned() -> None:
     """So does the same hand give the same reference answer."""
     assert [TASK.reference(example.data) for example in TASK.examples("ood", 2)] == [
-        "12 11 9 8 | 9 - 8 = 1 | 1 12 11 | 1 + 12 = 13 | 13 11 | 13 + 11 = 24",
-        "6 13 12 2 | 13 * 12 = 156 | 156 6 2 | 156 / 6 = 26 | 26 2 | 26 - 2 = 24",
+        "6 13 8 10 | 10 + 6 = 16 | 16 13 8 | 16 - 13 = 3 | 3 8 | 8 * 3 = 24",
+        "11 9 4 1 | 11 * 1 = 11 | 11 9 4 | 9 + 11 = 20 | 20 4 | 20 + 4 = 24",
     ]
 
 
 @pytest.mark.parametrize("split", ["id", "ood"])
+def test_hands_of_values_are_equally_likely(split: str) -> None:
+    """A test of many examples meets as many problems as independent draws of all would: few come up often."""
+    examples = TASK.examples(split, 400)
+    counts = Counter(example.key for example in examples)
+    assert len(counts) > 150
+    assert max(counts.values()) <= 10
+
+
+@pytest.mark.parametrize("split", ["id", "ood"])
 def test_hands_are_general_points(split: str) -> None:
-    """The hands that `general_points` would deal, of the same rule, and each has a solution without fractions."""
+    """The hands that `general_points` might deal, of the same rule, and each has a solution without fractions."""
     rules = {"id": {"J": 10, "Q": 10, "K": 10}, "ood": {"J": 11, "Q": 12, "K": 13}}
     for example in TASK.examples(split, 150):
         data = example.data

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,64 @@ def test_every_prompt_is_checked_first(models: tuple[Path, Path], fake: Fake, tm
         TaskError, match=r"nearly`: the prompt of example \d of `\w+` has \d+ tokens, and with [2-9] for"
     ):
         score(tmp_path / "out", b, nearly, evaluation=brief)
+    assert engine.loaded == []
+
+
+def test_a_check_asks_nothing(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """It finds out what `score` would before the first answer."""
+    a, b = models
+    engine = fake()
+    with Scorer(EVALUATION, tmp_path / "out") as scorer:
+        scorer.check([a])
+        scorer.check([a, b])
+        with pytest.raises(CheckpointError, match="does not exist"):
+            scorer.check([b, tmp_path / "nowhere"])
+        (b / "tokenizer.json").unlink()
+        with pytest.raises(EngineError, match="has no tokenizer"):
+            scorer.check([b])
+    assert engine.loaded == []
+
+
+def test_without_answers_only_losses(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """Nothing is generated, and nothing of answers is kept; with answers later, those alone are missing."""
+    engine = fake()
+    lossy = replace(EVALUATION, answers=False)
+    (found,) = score(tmp_path / "out", models[0], evaluation=lossy)
+    assert (found.samples, len(found.losses), found.generated) == ((), 10, 10)
+    assert asked(engine) == 0
+    assert [path.name for path in (tmp_path / "out").rglob("*.jsonl")] == ["losses.jsonl"]
+    (both,) = score(tmp_path / "out", models[0])
+    assert (len(both.samples), both.losses, both.generated) == (10, found.losses, 10)
+
+
+def test_an_engine_that_is_shared(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """Whoever gave it ends it, and says what it holds; it is loaded with the largest context that any of them needs."""
+    engine = fake()
+    contexts = []
+    engine.load = lambda model, context: contexts.append((model.name, context))  # type: ignore[method-assign]
+    engine.loaded = [Model("a", "", None)]
+    others = replace(EVALUATION, seed=1)
+    with Scorer(EVALUATION, tmp_path / "out", engine=engine, context=10**6) as first:
+        (known,) = first.score([models[0]])
+    with Scorer(others, tmp_path / "out", engine=engine) as second:
+        second.score([models[0]], held=known.model.digest)
+        second.score([models[1]], held=known.model.digest)
+    assert not engine.closed
+    assert contexts == [(str(models[0]), 10**6), (str(models[1]), others.context)]
+
+
+def test_what_is_recalled(models: tuple[Path, Path], fake: Fake, tmp_path: Path) -> None:
+    """All that was found of a checkpoint that is gone, or nothing where an answer is missing."""
+    fake()
+    (known,) = score(tmp_path / "out", models[0])
+    engine = fake()
+    with Scorer(EVALUATION, tmp_path / "out") as scorer:
+        recalled = scorer.recall(Model("gone", known.model.digest, None))
+        assert scorer.recall(Model("gone", "0" * 16, None)) is None
+    with Scorer(replace(EVALUATION, n=6), tmp_path / "out") as scorer:
+        assert scorer.recall(Model("gone", known.model.digest, None)) is None
+    assert recalled is not None
+    assert (recalled.model.name, recalled.samples, recalled.losses) == ("gone", known.samples, known.losses)
     assert engine.loaded == []
 
 

@@ -114,6 +114,14 @@ def test_muon_is_for_fine_tuning(kind: type[Training]) -> None:
         load(kind, {**SMALLEST, "optimizer": {"name": "muon"}})
 
 
+@pytest.mark.parametrize("decay", [0.0, 1.0, -0.5])
+def test_averages_that_are_none(decay: float) -> None:
+    """An average that keeps nothing is the weights, and one that keeps all never moves."""
+    assert load(SftConfig, SMALLEST).average is None
+    with pytest.raises(ConfigError, match="average"):
+        load(SftConfig, {**SMALLEST, "average": decay})
+
+
 def test_a_decay_without_room() -> None:
     """Warm-up and decay are no longer than the run."""
     given = Optimizer.model_validate_json('{"schedule": "wsd", "warmup": 61, "decay": "40%"}')

@@ -21,7 +21,7 @@ from surgery.checkpoint import open_checkpoint
 from tests.trainers.conftest import Materials, rows
 from trainers import api, sft
 from trainers.config import SftConfig
-from trainers.errors import ConfigError, DataError
+from trainers.errors import ConfigError, DataError, TrainingError
 from trainers.loading import load
 
 Batch = Sequence[Sequence[int]]  # of token ids
@@ -145,6 +145,48 @@ def test_muon_by_hand(materials: Materials, tmp_path: Path, monkeypatch: pytest.
         error = (found[name] - expected).norm() / (expected - start[name]).norm()
         assert error < (0.1 if ".layers." in name and expected.ndim == 2 else 0.01), name
     assert [row["learning_rate"] for row in rows(tmp_path / "out") if "loss" in row] == [1e-3, 1e-3]
+
+
+def test_an_average_by_hand(materials: Materials, tmp_path: Path) -> None:
+    """Checkpoints hold what a run without it has, averaged in float64 from the first weights on; training is alike."""
+    for name, more in (("plain", {}), ("averaged", {"average": 0.75})):
+        api.train("sft", materials.config(tmp_path / name, steps=3, save_every=1, **more))
+    average = {name: tensor.double() for name, tensor in load_file(materials.model / "model.safetensors").items()}
+    for step in (1, 2, 3):
+        plain, found = (
+            load_file(tmp_path / name / f"checkpoint-{step}" / "model.safetensors") for name in ("plain", "averaged")
+        )
+        assert sorted(found) == sorted(average)
+        for name in average:
+            average[name] = 0.75 * average[name] + 0.25 * plain[name].double()
+            assert (found[name] - average[name]).abs().max() < 1e-6, name  # norms are near 1
+            assert (found[name] - plain[name]).abs().max() > 1e-5, name
+    learned = [[row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("plain", "averaged")]
+    assert learned[0] == learned[1]
+
+
+def test_an_average_is_what_is_measured(materials: Materials, tmp_path: Path) -> None:
+    """Held-out losses and accuracies are those of the checkpoint, and training goes on with the weights."""
+    config = materials.config(tmp_path / "out", average=0.9, steps=4, save_every=2, loss_every=1)
+    api.train("sft", config)
+    for step in (2, 4):
+        at = tmp_path / "out" / f"checkpoint-{step}"
+        api.train("sft", materials.config(tmp_path / f"at-{step}", model=str(at), steps=1, loss_every=100))
+        (measured,) = (row for row in rows(tmp_path / "out") if row["step"] == step and "id_loss" in row)
+        first = rows(tmp_path / f"at-{step}")[0]
+        for name in ("id_loss", "ood_loss"):
+            assert measured[name] == pytest.approx(first[name], abs=1e-6)
+
+
+def test_an_average_of_divided_weights(materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no process has all weights, one message says so before the first step."""
+
+    def divided(_: Any, remedy: str, deed: str = "answer", stage: int = 3) -> None:
+        raise TrainingError(f"{deed}, {stage}: {remedy}")
+
+    monkeypatch.setattr(sft, "check_whole", divided)
+    with pytest.raises(TrainingError, match=r"^average them, 1: leave out `average`$"):
+        api.train("sft", materials.config(tmp_path / "out", average=0.9))
 
 
 def test_an_epoch_is_every_sequence_once(materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ from surgery.checkpoint import open_checkpoint
 from tests.tiny_models import save_tiny
 from tests.trainers.conftest import Materials, alike, rows
 from trainers import api
+from trainers.averaging import FILE as AVERAGE
+from trainers.averaging import WeightAverage
 from trainers.directory import RunDirectory
 from trainers.errors import DataError, RunError, TrainingError
 from trainers.progress import Silence
@@ -154,6 +156,31 @@ def test_muon_goes_on_after_a_kill(materials: Materials, tmp_path: Path, monkeyp
     config = materials.config(tmp_path / "out", optimizer=optimizer)
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "seal", killing(RunDirectory.seal, 2, True))
+        with pytest.raises(Killed):
+            api.train("sft", config)
+    api.train("sft", config, resume=True)
+    same(tmp_path / "out", tmp_path / "whole")
+
+
+AVERAGED: Mapping[str, tuple[Any, str, int, bool]] = {
+    "in the fourth step": (Trainer, "training_step", 8, False),
+    "while measuring": (Trainer, "get_eval_dataloader", 6, True),
+    "before the average is written": (WeightAverage, "save", 2, False),
+    "before a state has its name": (WeightAverage, "save", 1, True),
+    "after a state is sealed": (RunDirectory, "seal", 2, True),
+}
+
+
+@pytest.mark.parametrize("kill", AVERAGED)
+def test_an_average_goes_on_after_a_kill(
+    kill: str, materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The average and the weights that it is of are both in the state."""
+    owner, name, at, after = AVERAGED[kill]
+    api.train("sft", materials.config(tmp_path / "whole", average=0.5))
+    config = materials.config(tmp_path / "out", average=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killing(getattr(owner, name), at, after))
         with pytest.raises(Killed):
             api.train("sft", config)
     api.train("sft", config, resume=True)
@@ -312,11 +339,14 @@ class Stopping(Silence):
             raise Killed
 
 
+STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", AVERAGE)
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone", "overwritten"])
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"])
+@pytest.mark.parametrize("file", STATE)
 def test_a_damaged_state_is_one_message(materials: Materials, tmp_path: Path, file: str, damage: str) -> None:
     """It names the state, and what to do."""
-    config = materials.config(tmp_path / "out")
+    config = materials.config(tmp_path / "out", average=0.9)
     with pytest.raises(Killed):
         api.train("sft", config, progress=Stopping())
     path = tmp_path / "out" / "resume" / "checkpoint-2" / file

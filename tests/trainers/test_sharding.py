@@ -44,6 +44,15 @@ def test_who_can_answer_alone(kind: DistributedType, stage: int | None, whole: b
             sharding.check_whole(accelerator(kind, deepspeed_plugin=plugin), "set it")
 
 
+def test_who_has_float32_weights() -> None:
+    """From ZeRO's first stage on no process has all of them."""
+    plugin = SimpleNamespace(zero_stage=1)
+    divided = accelerator(DistributedType.DEEPSPEED, deepspeed_plugin=plugin)
+    with pytest.raises(TrainingError, match="none can average them alone; leave out `average`"):
+        sharding.check_whole(divided, "leave out `average`", "average them", stage=1)
+    sharding.check_whole(accelerator(DistributedType.MULTI_GPU), "leave out `average`", "average them", stage=1)
+
+
 def test_results_stay_float32() -> None:
     """FSDP is told to round weights alone; where there is no FSDP nothing is touched."""
     divided = accelerator(DistributedType.FSDP, fsdp_plugin=SimpleNamespace(mixed_precision_policy=None))

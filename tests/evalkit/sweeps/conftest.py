@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 import evalkit.sweeps.scoring
+import evalkit.sweeps.sweep
 from evalkit.engines.base import Prompt
 from evalkit.progress import Silence
 from evalkit.sweeps.sweep import sweep
@@ -36,6 +37,7 @@ TASK = Sums()
 Pair = dict[str, Path]
 Skill = Callable[[Path, bool], float]
 Sweeping = Callable[..., Any]
+Make = Callable[..., "WeighedEngine"]
 
 
 @pytest.fixture(scope="session")
@@ -79,8 +81,21 @@ def by_name(**shares: tuple[float, float]) -> Skill:
     return skill
 
 
+def drawn(_: Any, out: Path) -> tuple[Path, ...]:
+    """In place of the figure, which takes as long as the rest."""
+    for kind in ("png", "svg"):
+        (out / f"pareto.{kind}").write_text("<svg/>")
+    return out / "pareto.png", out / "pareto.svg"
+
+
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WeighedEngine]:
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page with an empty figure; see `drawn`."""
+    monkeypatch.setattr(evalkit.sweeps.sweep, "draw_pareto", drawn)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes the engine that the next sweeps get."""
 
     def make(skill: Skill = nearness, **options: Any) -> WeighedEngine:

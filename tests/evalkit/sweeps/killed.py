@@ -30,7 +30,7 @@ from tests.kills import CALLS, deadly
 from tests.pairs import files
 
 HERE_ALREADY = (matplotlib.backends, surgery.executor, PreTrainedTokenizerFast)  # so that no fork has to import them
-STEP = 37  # every so many-th call, which is prime to what recurs
+STEP = 71  # every so many-th call, which is prime to what recurs
 SMALL = {**SPEC, "evaluation": {**SPEC["evaluation"], "n": 3, "seeds": [0]}}
 MADE = ("checkpoints", "report.json", "rows.jsonl", "pareto.svg", "best")
 
@@ -67,7 +67,7 @@ def _made(out: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Kill at every 37th call until a run outlives its last."""
+    """Kill at every 71st call until a run outlives its last."""
     models, place = json.loads(sys.argv[1]), Path(sys.argv[2])
     assert _in_fork(_run, models, place / "sweep")
     whole = _made(place / "sweep")

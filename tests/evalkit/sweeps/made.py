@@ -16,6 +16,7 @@ from evalkit.sweeps.words import words
 from evalkit.task import CORRECT, UNPARSABLE, Grade
 
 N = 60
+Shares = Mapping[str, float]
 HOSTILE = "</script><img src=x onerror=alert(1)>&{{ 7*7 }}\"'$x^2$_|"
 
 
@@ -26,7 +27,7 @@ def sample(split: str, index: int, correct: bool, key: str | None = None, model:
     return Sample("sums", split, index, key, model, "", ("",), (grade,), grade.reward, correct, 1, 0)
 
 
-def scored(name: str, shares: Mapping[str, float], n: int = N, seed: int = 0) -> Scored:
+def scored(name: str, shares: Shares, n: int = N, seed: int = 0) -> Scored:
     """A model that solves such shares of the splits; which examples are hard is the same for all models."""
     samples, losses = [], []
     for split, share in shares.items():
@@ -51,7 +52,7 @@ def entry(name: str, wanted: Aim, known: Scored, kind: Kind = "variant", recipe:
     return Entry(name, kind, known, scores_of(known, wanted), recipe, f"What {recipe} does.", {"head": "20%"}, models)
 
 
-def entries(wanted: Aim, variants: Mapping[str, Mapping[str, float]], n: int = N) -> list[Entry]:
+def entries(wanted: Aim, variants: Mapping[str, Shares], n: int = N) -> list[Entry]:
     """A base and an SFT checkpoint, and variants with such shares; those called `average...` are averages."""
     known = {
         "base": dict.fromkeys(wanted.splits, 0.4) | {wanted.splits[0]: 0.2},
@@ -73,7 +74,7 @@ VARIANTS = {
 
 
 def result(
-    variants: Mapping[str, Mapping[str, float]] = VARIANTS, wanted: Aim | None = None, n: int = N, **changes: Any
+    variants: Mapping[str, Shares] = VARIANTS, wanted: Aim | None = None, n: int = N, **changes: Any
 ) -> SweepResult:
     """The result of a sweep of such variants."""
     wanted = wanted or aim()

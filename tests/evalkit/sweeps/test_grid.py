@@ -130,7 +130,9 @@ def test_everything_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(SweepError) as caught:
         expand(*load(path))
     found = [str(fault).removeprefix(f"{path}:") for fault in caught.value.faults]
-    assert found[0].startswith("5 variants[0].recipe: found neither a file nor a bundled recipe `restore-top-20pc`; did")
+    assert found[0].startswith(
+        "5 variants[0].recipe: found neither a file nor a bundled recipe `restore-top-20pc`; did"
+    )
     assert found[1:3] == [
         "8 variants[1].set.xyz: `restore-top-20pct` has no parameter `xyz`; its parameters: `head`, `layers`",
         "7 variants[1].grid.haed: `restore-top-20pct` has no parameter `haed`; did you mean `head`?",
