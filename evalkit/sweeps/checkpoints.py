@@ -38,8 +38,12 @@ class Checkpoints(Closing):
             if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / VARIANTS).exists())):
                 raise OutputError(f"`{out}` exists and holds no sweep; choose another `--out`")
         self._journal = Journal(out / VARIANTS, "another sweep is running there")
-        with writing(out):
-            self.root.mkdir(exist_ok=True)
+        try:
+            with writing(out):
+                self.root.mkdir(exist_ok=True)
+        except BaseException:
+            self.close()
+            raise
 
     def claim(self, name: str, models: Mapping[str, Model]) -> None:
         """Note whose directory it is. Raises OutputError where it is another sweep's, whose checkpoints would go."""

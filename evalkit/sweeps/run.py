@@ -17,6 +17,7 @@ from evalkit.sweeps.progress import Progress
 from evalkit.sweeps.result import Row
 from evalkit.sweeps.scoring import Scoring
 from evalkit.sweeps.spec import Keep
+from surgery.crew import check_device
 
 RESULTS = "results"
 
@@ -33,6 +34,7 @@ def run(bound: Bound, out: Path, keep: Keep, making: Making, progress: Progress)
         checkpoints.claim(bound.sweep.name, bound.models)
         running = _Running(bound, keep, checkpoints, scoring, progress)
         running.recall()
+        running.check(making)
         running.score_models()
         running.score(running.made())
         running.make(making)
@@ -63,6 +65,16 @@ class _Running:
             if found is not None:
                 self._learn(work, found)
         self.progress.begin(len(self.bound.models), len(self.bound.works), len(self.known))
+
+    def check(self, making: Making) -> None:
+        """Find out whether what is missing can be made, before anything is asked. Raises any SurgeryError."""
+        works = self._unknown()
+        if works:
+            check_device(making.device)
+            Room(works, self.checkpoints, self.keep, making)
+        for work in works:
+            if making.memory is not None:
+                work.plan.check_memory(making.memory)
 
     def score_models(self) -> None:
         """The models that the sweep began with."""

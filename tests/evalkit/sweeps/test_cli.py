@@ -127,6 +127,7 @@ def test_bundled_sweeps_are_listed_and_shown(run: Run) -> None:
         (["sweep.yaml", "{base}", "{sft}", "--disk", "1kB"], 1, "a variant takes"),
         (["sweep.yaml", "{base}", "{sft}", "--out", "sweep.yaml"], 1, "exists and holds no sweep; choose another"),
         (["sweep.yaml", "{base}", "{sft}", "--device", "cdua"], 1, "cdua"),
+        (["sweep.yaml", "{base}", "{sft}", "--memory", "1MB"], 1, "--memory"),
     ],
 )
 def test_wrong_usage_and_bad_input(
@@ -137,6 +138,7 @@ def test_wrong_usage_and_bad_input(
     found, out, err = run(*(argument.format(**pair) for argument in arguments))
     assert (found, out) == (code, "")
     assert message in err
+    assert "[1/" not in err  # nothing was asked
     assert (tmp_path / "sweep.yaml").read_bytes() == before
 
 
