@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from surgery.document import read_document
+from surgery.document import read_map
 from surgery.errors import Fault, RecipeError
-from surgery.mapping_source import read_mapping
 from surgery.parameters import read_setting
 from surgery.source import Mistake, Source
 from surgery.source import Path as FieldPath
@@ -41,17 +40,10 @@ def load(
     `given` replaces keys by text as it is; None leaves a key alone. Raises ConfigError with all faults.
     """
     try:
-        read = (
-            read_mapping(source, "config")
-            if isinstance(source, Mapping)
-            else read_document(source, "configuration", FOLDER)
-        )
+        read = read_map(source, "configuration", FOLDER, "keys such as `model`, `out` and `data`")
     except RecipeError as error:  # YAML is read as for recipes
         raise ConfigError(error.faults) from error
-    if not isinstance(read.data, dict):
-        found = "the configuration is empty" if read.data is None else f"found {show(read.data)}"
-        message = f"{found}; expected a map with keys such as `model`, `out` and `data`"
-        raise ConfigError(read.faults([Mistake((), message, line=1), *read.mistakes]))
+    assert isinstance(read.data, dict)
     data, faults, origins = _overridden(read.data, settings)
     for key, value in given.items():
         if value is not None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from evalkit.errors import SweepError
 from evalkit.sweeps.spec import Sweep
-from surgery.document import read_document
+from surgery.document import read_map, validated
 from surgery.errors import RecipeError
-from surgery.mapping_source import read_mapping
-from surgery.source import Mistake, Source
-from surgery.validation import mistakes
-from surgery.wording import show
+from surgery.source import Source
 
 FOLDER = "sweeps"  # of the bundled ones, beside the recipes
 
@@ -24,23 +18,10 @@ FOLDER = "sweeps"  # of the bundled ones, beside the recipes
 def load(source: str | Path | Mapping[str, Any]) -> tuple[Sweep, Source]:
     """Read and validate a sweep: a file, a bundled one's name, or a mapping. Raises SweepError with all faults."""
     try:
-        read = read_mapping(source, "sweep") if isinstance(source, Mapping) else read_document(source, "sweep", FOLDER)
-    except RecipeError as error:  # YAML is read as for recipes
+        read = read_map(source, "sweep", FOLDER, "the keys `name`, `models`, `variants` and `evaluation`")
+        return validated(Sweep, read), read
+    except RecipeError as error:  # read and validated as recipes are
         raise SweepError(error.faults) from error
-    if not isinstance(read.data, dict):
-        found = "the sweep is empty" if read.data is None else f"found {show(read.data)}"
-        message = f"{found}; expected a map with the keys `name`, `models`, `variants` and `evaluation`"
-        raise SweepError(read.faults([Mistake((), message, line=1), *read.mistakes]))
-    wrong = [*read.mistakes]
-    try:
-        sweep = Sweep.model_validate_json(json.dumps(read.data), strict=True)
-    except ValidationError as error:
-        void = [mistake.path for mistake in wrong if mistake.void]
-        wrong += mistakes(error, Sweep, read.data, (), void)
-    else:
-        if not wrong:
-            return sweep, read
-    raise SweepError(read.faults(wrong))
 
 
 def beside(name: str, source: Source) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,53 +15,26 @@ from surgery.analysis.comparison import Comparison
 from surgery.analysis.report import make_report
 from tests.analysis.comparisons import ATTENTION, EXPERTS, HOSTILE, comparison, hostile
 from tests.analysis.test_report import Hint
-from tests.conftest import find_chromium
+from tests.browser import PHONE, ShowPage, sideways
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 THREE = ("base", "sft", "rl")
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 Open = Callable[..., "Page"]
 
 
-@pytest.fixture(scope="module")  # not for the session: while it is open no other test can start an event loop
-def browser() -> Iterator[Browser]:
-    """A Chromium for all tests of this file."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """`page(comparison, **context)` opens its report offline; at the end nothing had been fetched or gone wrong."""
-    complaints: list[str] = []
-    contexts = []
+def page(show_page: ShowPage, tmp_path: Path) -> Open:
+    """`page(comparison, **context)` opens its report."""
 
     def show(data: Comparison, **options: Any) -> Page:
         path = tmp_path / "report.html"
         path.write_bytes(make_report(data, [Hint("Try:", ("surgery apply x",))], {}, {"surgery": "0"}))
-        context = browser.new_context(offline=True, **({"viewport": {"width": 1280, "height": 900}} | options))
-        contexts.append(context)
-        shown = context.new_page()
-        shown.on("console", lambda message: complaints.append(message.text))
-        shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        shown.on("request", lambda request: complaints.append(request.url))
-        shown.goto(path.as_uri())
-        complaints.remove(path.as_uri())
-        return shown
+        return show_page(path, **options)
 
-    yield show
-    for context in contexts:
-        context.close()
-    assert [text for text in complaints if not text.startswith("data:")] == []
+    return show
 
 
 def cell(page: Page, layer: int, module: int) -> Any:
@@ -74,11 +47,6 @@ def degrees(data: Comparison, name: str, column: str = "rotation", pair: int = 0
     rows = data.matrices[data.matrices["matrix"] == name]
     row = rows[(rows["before"] == data.pairs[pair][0]) & (rows["after"] == data.pairs[pair][1])].iloc[0]
     return f"{float(f'{math.degrees(row[column]):.3g}'):g}°"
-
-
-def sideways(page: Page) -> int:
-    """By how many pixels the page can be scrolled sideways."""
-    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
 def test_hovering_shows_the_numbers(page: Open) -> None:
@@ -280,7 +248,7 @@ def test_hostile_names_are_inert(page: Open) -> None:
     shown.select_option("#pair", "1")
     shown.evaluate("document.getElementById('full').open = true")
     assert shown.locator("img").count() == 0
-    assert shown.locator("script").count() == 2
+    assert shown.locator("script").count() == 3
     shown.locator("#all").get_by_text(HOSTILE).first.wait_for()
     assert HOSTILE in shown.locator("#details").inner_text()
     assert shown.locator("h1").inner_text().count(HOSTILE) == 1

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from surgery.document import read_document
+from surgery.document import read_map, validated
 from surgery.errors import RecipeError
-from surgery.mapping_source import read_mapping
 from surgery.source import Mistake
 from surgery.source import Path as FieldPath
-from surgery.validation import mistakes
 from surgery.wording import show, suggestion
 from trainers.errors import ConfigError
 from trainers.reproduce.pipeline import SEED, Pipeline, arguments, within
@@ -31,27 +26,10 @@ def load(source: str | Path | Mapping[str, Any]) -> Pipeline:
     Raises ConfigError with all faults.
     """
     try:
-        read = (
-            read_mapping(source, "pipeline")
-            if isinstance(source, Mapping)
-            else read_document(source, "pipeline", FOLDER)
-        )
-    except RecipeError as error:  # YAML is read as for recipes
+        read = read_map(source, "pipeline", FOLDER, "the keys `name`, `stages` and `experiments`")
+        pipeline = validated(Pipeline, read, _disagreements)
+    except RecipeError as error:  # read and validated as recipes are
         raise ConfigError(error.faults) from error
-    if not isinstance(read.data, dict):
-        found = "the pipeline is empty" if read.data is None else f"found {show(read.data)}"
-        message = f"{found}; expected a map with the keys `name`, `stages` and `experiments`"
-        raise ConfigError(read.faults([Mistake((), message, line=1), *read.mistakes]))
-    wrong = [*read.mistakes]
-    pipeline: Pipeline | None = None
-    try:
-        pipeline = Pipeline.model_validate_json(json.dumps(read.data), strict=True)
-    except ValidationError as error:
-        wrong += mistakes(error, Pipeline, read.data, (), [mistake.path for mistake in wrong if mistake.void])
-    known = {mistake.path for mistake in wrong}
-    wrong += [mistake for mistake in _disagreements(read.data) if mistake.path not in known]
-    if wrong or pipeline is None:
-        raise ConfigError(read.faults(wrong))
     pipeline._text = read.text
     return pipeline
 

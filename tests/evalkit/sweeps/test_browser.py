@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,54 +11,28 @@ import pytest
 from evalkit.sweeps.figures import draw_pareto
 from evalkit.sweeps.report import make_report
 from evalkit.sweeps.result import SweepResult
-from tests.analysis.test_browser import ARGUMENTS, PHONE, sideways
-from tests.conftest import find_chromium
+from tests.browser import PHONE, ShowPage, sideways
 from tests.evalkit.sweeps.made import HOSTILE, VARIANTS, aim, many, result
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 COMMAND = "surgery apply restore-top-20pct models/base models/sft OUT --set head=40%"
 Open = Callable[..., "Page"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium for all tests of this file."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """`page(result, **context)` opens its report offline; at the end nothing had been fetched or gone wrong."""
-    complaints: list[str] = []
-    contexts = []
+def page(show_page: ShowPage, tmp_path: Path) -> Open:
+    """`page(result, **context)` opens its report."""
 
     def show(found: SweepResult, **options: Any) -> Page:
         picture = draw_pareto(found, tmp_path)[1].read_bytes()
         path = tmp_path / "report.html"
         path.write_bytes(make_report(found, picture, [COMMAND]))
-        context = browser.new_context(offline=True, **({"viewport": {"width": 1280, "height": 900}} | options))
-        contexts.append(context)
-        shown = context.new_page()
-        shown.on("console", lambda message: complaints.append(message.text))
-        shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        shown.on("request", lambda request: complaints.append(request.url))
-        shown.goto(path.as_uri())
-        complaints.remove(path.as_uri())
-        return shown
+        return show_page(path, **options)
 
-    yield show
-    for context in contexts:
-        context.close()
-    assert [text for text in complaints if not text.startswith("data:")] == []
+    return show
 
 
 SPLITS = ("id", "ood", "a-split-of-a-very-long-name")
