@@ -9,6 +9,15 @@ from evalkit.stats import Difference
 from evalkit.sweeps.result import Row, SweepResult
 from evalkit.sweeps.words import difference
 
+# One setting of each recipe, named beforehand: the best of several would be flattered by the choice.
+EDITS = {
+    "restore-top-20pct head=20%": "The published restore of the leading 20 % of the directions",
+    "restore-top-20pct-rotate head=20%": "The same with the other directions turned along (`rotate`)",
+    "restore-layer-band layers=first 25%": "All directions of the first quarter of the layers",
+    "reset-first-quarter": "The first quarter of the layers reset",
+    "wise-ft alpha=0.5": "The plain average with the base",
+}
+
 
 def findings(result: SweepResult) -> list[str]:
     """What fine-tuning did, what RL did, what the edits gave back, what the controls did."""
@@ -34,21 +43,15 @@ def _training(result: SweepResult) -> Iterator[str]:
 
 
 def _edits(result: SweepResult) -> Iterator[str]:
-    for recipe, what in (
-        ("restore-top-20pct", "The published restore of leading directions"),
-        ("restore-top-20pct-rotate", "The same with the other directions turned along (`rotate`)"),
-        ("restore-layer-band", "All directions of the first quarter of the layers"),
-        ("reset-first-quarter", "The first quarter of the layers reset"),
-        ("wise-ft", "Plain averaging with the base"),
-    ):
-        rows = [row for row in result.rows if row.recipe == recipe and "rl" not in row.models.values()]
-        if rows:
-            best = max(rows, key=lambda row: row.scores["all"]["ood"].value)
-            setting = ", ".join(f"{key} {value}" for key, value in best.parameters.items())
-            yield (
-                f"{what}{f' ({setting}, the better out of distribution)' if len(rows) > 1 else ''}: in distribution "
-                f"{_difference(best, 'id')}, out of distribution {_difference(best, 'ood')}{_share(best, result)}."
-            )
+    for name, what in EDITS.items():
+        try:
+            row = result.row(name)
+        except KeyError:
+            continue
+        yield (
+            f"{what}: in distribution {_difference(row, 'id')}, out of distribution {_difference(row, 'ood')}"
+            f"{_share(row, result)}."
+        )
 
 
 def _controls(result: SweepResult) -> Iterator[str]:
@@ -96,9 +99,9 @@ def _changed(found: Difference) -> str:
 
 
 def _share(row: Row, result: SweepResult) -> str:
-    """How much of what fine-tuning lost is back: (edit - SFT) / (best before - SFT), where something was lost."""
-    start = result.row(result.start).scores["all"]["ood"].value
-    peak = max(result.row(name).scores["all"]["ood"].value for name in ("base", "inter-sft"))
-    if peak - start < 0.02:
+    """How much of what fine-tuning lost is back, (edit - SFT) / (base - SFT), where something was lost for sure."""
+    base = result.row("base")
+    lost, gained = base.to_start["all"]["ood"], row.to_start["all"]["ood"]
+    if lost.value <= 0 or lost.p >= ALPHA or gained.value < 0:
         return ""
-    return f", {100 * (row.scores['all']['ood'].value - start) / (peak - start):.0f} % of what was lost"
+    return f", {100 * gained.value / lost.value:.0f} % of what was lost"

@@ -65,14 +65,26 @@ def test_again_it_does_nothing(shown: tuple[Path, str]) -> None:
 
 
 def test_it_leaves_other_things_alone(tmp_path: Path) -> None:
-    """A directory of something else is refused; a half-copied model of a killed run is copied anew."""
-    (tmp_path / "mine").write_text("")
+    """A directory that holds anything else is refused, a `base` of one's own too, and nothing is written there."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/mine").write_text("")
     with pytest.raises(OutputError, match="holds something else"):
         lay_out(tmp_path)
+    with pytest.raises(OutputError, match="is no directory"):
+        lay_out(tmp_path / "base/mine")
+    assert [path.name for path in tmp_path.rglob("*")] == ["base", "mine"]
+
+
+def test_what_is_not_as_shipped_is_laid_out_anew(tmp_path: Path) -> None:
+    """A half-copied model of a killed run, one that was changed, and one of another version."""
     out = tmp_path / "out"
     lay_out(out)
     (out / "rl").rename(out / ".rl.partial")
     (out / ".rl.partial/config.json").unlink()
+    (out / "sft/model.safetensors").write_bytes(b"")
+    before = (out / "base").stat().st_ino
     lay_out(out)
     assert (out / "rl/config.json").is_file()
+    assert (out / "sft/model.safetensors").stat().st_size > 10**6
     assert not (out / ".rl.partial").exists()
+    assert (out / "base").stat().st_ino == before

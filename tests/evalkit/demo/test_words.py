@@ -72,13 +72,14 @@ def test_what_training_did() -> None:
     assert "RL after it: in distribution +5.0 [+1.0, +9.0], out of distribution +10.0 [+6.0, +14.0], 50 %" in text
 
 
-def test_the_better_of_several_is_told() -> None:
-    """Of a recipe's settings the one that is best out of distribution, but not those on top of RL."""
+def test_one_setting_of_each_recipe_is_told() -> None:
+    """The one that was named beforehand, whichever is the best; never one on top of RL. No negative shares."""
     text = told()
-    assert "The published restore of leading directions (head 50%, the better out of distribution)" in text
-    assert "-25 % of what was lost" in text
-    assert "Plain averaging with the base: in distribution +0.0" in text
+    assert "The published restore of the leading 20 % of the directions: in distribution -30.0" in text
+    assert "out of distribution -15.0 [-19.0, -11.0]." in text
+    assert "The plain average with the base: in distribution +0.0" in text
     assert "out of distribution +15.0 [+11.0, +19.0], 75 % of what was lost" in text
+    assert "%, -" not in text
 
 
 @pytest.mark.parametrize(
