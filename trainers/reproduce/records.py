@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from trainers.errors import RunError
 
 FILE = "stages.jsonl"
 LOCK = ".lock"
-State = Literal["begun", "finished", "failed", "interrupted", "open"]
+State = Literal["begun", "finished", "failed", "interrupted", "open", "blocked"]
 _POLL = 0.2  # seconds between two looks at a lock that an orphan holds
 
 
@@ -24,17 +24,27 @@ _POLL = 0.2  # seconds between two looks at a lock that an orphan holds
 class Record:
     """How a stage stands: the digest of its command, and the seconds that all its runs took together.
 
-    `begun` without an end is a run that was killed, `open` one whose result was deleted. `message` says why it failed.
+    `begun` without an end is a run that was killed, `open` one whose result is to be deleted, `blocked` one that never
+    was, since something else is in its place. `message` says why it failed. `run` is drawn anew whenever the command
+    begins, `read` maps the stages whose results it read to the runs that had made those, and `versions` packages to
+    theirs; records of before there were such have none.
     """
 
     state: State
     digest: str
     seconds: float = 0.0
     message: str = ""
+    run: str = ""
+    read: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         """As plain data."""
-        return {name: getattr(self, name) for name in ("state", "digest", "seconds", "message")}
+        return asdict(self)
+
+    def of_other(self, needs: Mapping[str, str]) -> list[str]:
+        """Those of the stages whose results it read that have run again since, by their runs now."""
+        return [name for name, run in needs.items() if self.read.get(name, "") != run]
 
 
 @dataclass
@@ -114,8 +124,9 @@ def read_records(directory: Path) -> dict[str, Record]:
         try:
             row: Mapping[str, Any] = json.loads(line)
             name = row["stage"]
-            rows[name] = Record(row["state"], row["digest"], float(row["seconds"]), str(row["message"]))
-        except (ValueError, KeyError, TypeError):
+            known = (str(row.get("run", "")), dict(row.get("read", {})), dict(row.get("versions", {})))
+            rows[name] = Record(row["state"], row["digest"], float(row["seconds"]), str(row["message"]), *known)
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return rows
 

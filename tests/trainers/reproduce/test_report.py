@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.trainers.reproduce.fabricated import HALF, estimate, pipeline, write_records, write_seed
 from trainers.reproduce.figures import mean_rows
+from trainers.reproduce.records import Records
 from trainers.reproduce.report import make_report
 from trainers.reproduce.run import standings
 
@@ -152,6 +154,20 @@ def test_damaged_outputs_are_missing(tmp_path: Path) -> None:
     (tmp_path / "seed-0" / "swap" / "report.json").write_text("{")
     made = pipeline()
     assert "not there yet" in make_report(made, tmp_path, standings(made, tmp_path, [0])).read_text()
+
+
+def test_stale_outputs_are_missing(tmp_path: Path) -> None:
+    """What was made of results that are no more, or by another command, is not shown as a result."""
+    report(tmp_path, 1)
+    made = pipeline()
+    with Records(tmp_path / "seed-0") as records:
+        records.put("edits", replace(records.rows["edits"], run="new", read={"sft": "earlier"}))
+        records.put("scores", replace(records.rows["scores"], digest="other"))
+    page = make_report(made, tmp_path, standings(made, tmp_path, [0])).read_text()
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert {edit["sweep"] for edit in numbers["experiments"][0]["edits"]} == {"swap"}
+    assert numbers["experiments"][0]["scores"]["control"] == {"id": None, "ood": None}
+    assert "seed 0, scores: open (its command has changed since it ran)" in page
 
 
 def test_mean_rows() -> None:
