@@ -250,4 +250,4 @@ def _reading(results: Results) -> str:
     n = len(results.seeds)
     if n == 1:
         return "Bars: 95 % intervals of the problems of this one seed, which say nothing about other seeds."
-    return f"Bars: 95 % intervals over {n} seeds (Student's t)."
+    return f"Bars: 95 % intervals over {n} seeds (Student's t), never narrower than their problems allow."

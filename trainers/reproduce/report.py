@@ -12,7 +12,7 @@ from surgery.page import address, render
 from surgery.whole_file import as_json, write_whole
 from trainers.reproduce.collect import collect
 from trainers.reproduce.figures import Drawn, draw_all
-from trainers.reproduce.paper import QUANTITIES, SOURCE, Claim, claims
+from trainers.reproduce.paper import MARGIN, QUANTITIES, SOURCE, Claim, claims
 from trainers.reproduce.pipeline import Pipeline
 from trainers.reproduce.results import AVERAGE, REFERENCE, EditRow, Results
 from trainers.reproduce.run import Standing, seed_directory
@@ -118,6 +118,7 @@ def _experiment(shown: Shown) -> dict[str, Any]:
         "missing": [number for number in "1234567A" if number not in {each.number for each in shown.figures}],
         "groups": _groups(results),
         "reference": REFERENCE,
+        "margin": f"{100 * MARGIN:g}",
         "settings": [*dict.fromkeys(text for seed in results.seeds for text in seed.settings)],
         "scores": [
             (results.title(name), path, bare(results.score(name, "id")), bare(results.score(name, "ood")))
