@@ -65,7 +65,12 @@ def _shown(pipeline: Pipeline, number: int, out: Path, stale: Mapping[int, Seque
     found = [collect(experiment, seed_directory(out, seed), seed, places) for seed, places in stale.items()]
     results = Results(experiment, [seed for seed in found if seed.scores or seed.edits or seed.losses or seed.geometry])
     place = out / FIGURES
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make `{place}`: {error.strerror}; make room, or move what is there, and add `--report`"
+        ) from error
     prefix = f"{number + 1}-" if len(pipeline.experiments) > 1 else ""
     return Shown(results, claims(results), draw_all(results, place, out, prefix))
 

@@ -115,15 +115,16 @@ def run(
         raise ConfigError(faults)
     wanted = [stage for stage in pipeline.stages if not only or stage.name in only]
     for seed in seeds:
-        _check_same(pipeline, seed_directory(out, seed), seed, fresh)
+        _check_same(pipeline, seed_directory(out, seed), seed, fresh, watch)
     _write_pipeline(pipeline, out)
     before = {(each.seed, each.stage.name): each for each in standings(pipeline, out, seeds)}
     done = sum(before[seed, stage.name].state == "finished" for seed in seeds for stage in wanted)
     watch.begin(len(seeds) * len(wanted), done)
     for seed in seeds:
-        with Records(seed_directory(out, seed)) as records:
+        with Records(seed_directory(out, seed), watch.note) as records:
             _write_files(pipeline, records.directory, seed)
-            for text in others({name: records.rows[name].versions for name in _valid(pipeline, records.rows, seed)}):
+            valid = _valid(pipeline, records.rows, seed)
+            for text in others({name: records.rows[name].versions for name in names if name in valid}):
                 watch.note(f"seed {seed}: {text}")
             for stage in wanted:
                 _advance(pipeline, records, stage, seed, watch)
@@ -195,7 +196,7 @@ def _make_way(stage: Stage, made: Path, known: Record | None, read: Mapping[str,
         _delete(made)
 
 
-def _check_same(pipeline: Pipeline, directory: Path, seed: int, fresh: bool) -> None:
+def _check_same(pipeline: Pipeline, directory: Path, seed: int, fresh: bool, watch: Watch) -> None:
     """Refuse stages that ran as another command; or delete what they made, and all that was made of it.
 
     All are marked before anything goes, the last of them first: a kill leaves some whose commands have changed still,
@@ -217,7 +218,7 @@ def _check_same(pipeline: Pipeline, directory: Path, seed: int, fresh: bool) -> 
             f"was (`{directory.parent / PIPELINE}`), another `--out`, or `--fresh` to delete and make anew what "
             f"{quoted(again)} made"
         )
-    with Records(directory) as records:
+    with Records(directory, watch.note) as records:
         stages = [stage for stage in pipeline.stages if stage.name in again]
         for stage in reversed(stages):
             records.put(stage.name, Record("open", pipeline.digest(stage, seed)))

@@ -285,6 +285,10 @@ def test_killed_itself(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert read_records(tmp_path / "seed-0")["two"].state == "begun"
+    notes: list[str] = []
+    Records(tmp_path / "seed-0", notes.append).close()
+    (note,) = notes
+    assert note.startswith("waiting for the command that an earlier run, which was killed, has left at work in ")
     assert to_the_end(tmp_path) == ["one", "two", "two", "three"]
 
 
@@ -327,6 +331,20 @@ def test_damaged_records(tmp_path: Path) -> None:
     run(made, tmp_path)
     assert states(standings(made, tmp_path, [0])) == {"one": "finished", "two": "finished"}
     assert json.loads(path.read_text().splitlines()[-1])["stage"] == "two"
+
+
+def test_records_that_are_none(tmp_path: Path) -> None:
+    """A file of other lines, or a directory in its place, is said; the one line that a kill has cut short is not."""
+    path = tmp_path / FILE
+    path.write_bytes(b'{"stage": "on')
+    assert read_records(tmp_path) == {}
+    path.write_bytes(b"\x00\x01 garbage\n{}\n")
+    with pytest.raises(RunError, match=r"no line of `.*stages.jsonl` can be read; put back what was there, or remove"):
+        read_records(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RunError, match=r"cannot read `.*stages.jsonl`: Is a directory; move it away"):
+        read_records(tmp_path)
 
 
 def test_the_lock_is_given_back(tmp_path: Path) -> None:
