@@ -26,7 +26,8 @@ _QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn")
 
 @dataclass(frozen=True)
 class Edit:
-    """A variant of a sweep. `models` maps the roles of its recipe to the experiment's models.
+    """A variant of a sweep. `models` maps the roles of its recipe to the experiment's models, `edited` is the role that
+    it begins with (in reports of before that was written, the last one).
 
     `scores` are its own, `changes` those less the scores of the model `start`, on the same problems.
     """
@@ -37,6 +38,7 @@ class Edit:
     summary: str
     parameters: Mapping[str, str]
     models: Mapping[str, str]
+    edited: str
     start: str
     scores: Scores
     changes: Scores
@@ -157,6 +159,7 @@ def _edits(sweep: str, content: Mapping[str, Any]) -> Iterator[Edit]:
             summary=row.get("summary", ""),
             parameters={key: _text(value) for key, value in row["parameters"].items()},
             models=row.get("models", {}),
+            edited=row.get("edited") or next(reversed(row.get("models", {})), ""),
             start=content["start"],
             scores=_all(row["scores"]),
             changes=_all(row["to_start"]),

@@ -194,6 +194,21 @@ def test_stale_outputs_are_missing(tmp_path: Path) -> None:
     assert "seed 0, scores: open (its command has changed since it ran)" in page
 
 
+def test_the_edited_model_need_not_be_the_last(tmp_path: Path) -> None:
+    """A recipe says what it begins with; in reports that do not tell it is the last role."""
+    report(tmp_path, 1)
+    path = tmp_path / "seed-0" / "edits" / "report.json"
+    content = json.loads(path.read_text())
+    for row in content["rows"]:
+        if row["kind"] != "model":
+            row |= {"models": {"sft": "sft", "base": "base"}, "edited": "sft"}
+    path.write_text(json.dumps(content))
+    made = pipeline()
+    make_report(made, tmp_path, standings(made, tmp_path, [0]))
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert quantity(numbers, "share that the plain average")["value"] == pytest.approx(0.13 / 0.2)
+
+
 def test_mean_rows() -> None:
     """At the steps that all logs have, the mean of the figures that all have there; the last row of a step counts."""
     first = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 3.0, "ood_loss": 1.0}, {"step": 3}]
