@@ -143,6 +143,8 @@ class KilledError(BaseException):
 def test_killed_while_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, after: bool) -> None:
     """A kill before or after any mark or deletion of `--fresh` leaves nothing stale that counts as finished."""
     run(scripted(*FOUR), tmp_path)
+    for name in ("one", "two", "three"):
+        (tmp_path / "seed-0" / name / "old").touch()
     changed = scripted(("one", "nothing", ()), *FOUR[1:])
     steps = []
 
@@ -172,6 +174,7 @@ def test_killed_while_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         found = states(run(changed, tmp_path, fresh=True))
     assert set(found.values()) == {"finished"}
     assert ran(tmp_path)[4:] == ["one", "two", "three"]
+    assert not list((tmp_path / "seed-0").glob("*/old"))
 
 
 def test_a_failure_leaves_the_others(tmp_path: Path) -> None:
