@@ -15,7 +15,7 @@ from evalkit.errors import TaskError, first_line
 from evalkit.tasks import TASKS, make_task
 from surgery.errors import Fault
 from surgery.whole_file import as_json, write_whole
-from surgery.wording import suggestion
+from surgery.wording import show, suggestion
 from trainers.checkpoints import FORMAT, MANIFEST, digests, versions
 from trainers.config import InitConfig
 from trainers.errors import ConfigError, DataError, RunError
@@ -29,6 +29,11 @@ TEMPLATE = (
     "{% endfor %}"
 )
 _OURS = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "dtype", "model_type")  # not to be chosen
+
+_SIZES = (  # of which transformers takes 0, and makes a network that is none
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "max_position_embeddings", "n_embd", "n_head", "n_layer", "n_positions",
+)  # fmt: skip
 
 
 def make_initial(config: InitConfig) -> dict[str, Any]:
@@ -71,11 +76,18 @@ def _words(config: InitConfig) -> tuple[str, ...]:
     try:
         words = make_task(config.task, config.parameters).words
     except TaskError as error:
-        lines = [line.replace("--set ", "parameters.", 1) for line in str(error).splitlines()]
-        raise DataError([Fault("parameters", line) for line in lines]) from error
+        raise DataError([_of_parameter(line) for line in str(error).splitlines()]) from error
     if not words:
         raise DataError([Fault("task", f"`{config.task}` is not made of a few words; expected a task that is")])
     return words
+
+
+def _of_parameter(line: str) -> Fault:
+    """A line of a task's message, which names a parameter as the command line gives it."""
+    where, colon, message = line.partition(": ")
+    if colon and where.startswith("--set "):
+        return Fault(f"parameters.{where.removeprefix('--set ')}", message)
+    return Fault("parameters", line)
 
 
 def _tokenizer(words: Sequence[str]) -> Any:
@@ -110,7 +122,7 @@ def _network(config: InitConfig, tokens: int) -> Any:
             torch.manual_seed(config.seed)
             network = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
     except Exception as error:  # whatever an architecture raises for sizes that do not fit
-        raise ConfigError([Fault("architecture", f"transformers cannot make it: {first_line(error)}")]) from error
+        raise ConfigError([refusal(error, "architecture", config.architecture, "cannot make it")]) from error
     network.generation_config = GenerationConfig(eos_token_id=architecture.eos_token_id, pad_token_id=0)
     return network.to(getattr(torch, config.dtype))
 
@@ -125,18 +137,35 @@ def _architecture(model_type: str, fields: Mapping[str, Any], tokens: int) -> An
         raise ConfigError([Fault("model_type", f"found `{model_type}`; {hint}")])
     known = sorted(AutoConfig.for_model(model_type).to_dict().keys() - set(_OURS))
     faults = []
-    for field in fields:
+    for field, value in fields.items():
         if field in _OURS:
             faults.append(Fault(f"architecture.{field}", "it follows from the task and the other keys; leave it out"))
         elif field not in known:
             faults.append(Fault(f"architecture.{field}", f"unknown field; {suggestion(field, known, 'the fields')}"))
+        elif field in _SIZES and type(value) is int and value < 1:
+            faults.append(Fault(f"architecture.{field}", f"found {show(value)}; expected 1 or more"))
     if faults:
         raise ConfigError(faults)
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     try:
         return AutoConfig.for_model(model_type, **{**fields, **ids, "vocab_size": tokens})
     except Exception as error:  # its own checks of types and sizes
-        raise ConfigError([Fault("architecture", f"transformers refuses it: {first_line(error)}")]) from error
+        raise ConfigError([refusal(error, "architecture", fields, "refuses it")]) from error
+
+
+def refusal(error: Exception, where: str, fields: Mapping[str, Any], what: str) -> Fault:
+    """What transformers says of a configuration: the error that its validators wrap, and whose value is unknown."""
+    from transformers.activations import ACT2FN
+
+    inner: BaseException = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    if isinstance(inner, KeyError):  # of a table, such as that of the activations, and nothing but the key
+        for name, value in fields.items():
+            if inner.args == (value,):
+                known = f"; {suggestion(str(value), ACT2FN, 'the activations')}" if "act" in name else ""
+                return Fault(f"{where}.{name}", f"found {show(value)}, which transformers does not know{known}")
+    return Fault(where, f"transformers {what}: {first_line(inner)}")
 
 
 def _manifest(config: InitConfig, directory: Path) -> dict[str, Any]:

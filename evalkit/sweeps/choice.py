@@ -29,6 +29,7 @@ class Entry:
     summary: str = ""
     parameters: Mapping[str, object] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
+    edited: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def make_rows(entries: Sequence[Entry], aim: Aim) -> list[Row]:
             summary=entry.summary,
             parameters=entry.parameters,
             models=entry.models,
+            edited=entry.edited,
             scores=entry.scores,
             to_start=differences.get(entry.name, {}),
             objective=aim.value(entry.scores["selection"]),

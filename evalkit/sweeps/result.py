@@ -23,7 +23,8 @@ class Row:
     `digest` names its content (see `evalkit.digest`). `objective` is what the choice goes by, on the selection half,
     the larger the better; `allowed` tells whether it loses no more there than is tolerated. `pareto`: no other row is
     as good on every split and better on one, on all examples. `kept` is the checkpoint in the sweep's directory. A
-    `baseline` is a plain average of models.
+    `baseline` is a plain average of models. `models` maps a recipe's roles to the sweep's models, and `edited` is the
+    role that the recipe begins with.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Row:
     pareto: bool = False
     best: bool = False
     kept: str | None = None
+    edited: str | None = None
 
     def json(self) -> dict[str, Any]:
         """As plain data."""

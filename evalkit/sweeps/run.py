@@ -142,7 +142,7 @@ class _Running:
         candidate = work.candidate
         self.known[work.name] = Entry(
             work.name, candidate.kind, scored, scores_of(scored, self.bound.aim), candidate.recipe.name,
-            candidate.recipe.summary, candidate.parameters, candidate.models,
+            candidate.recipe.summary, candidate.parameters, candidate.models, candidate.recipe.start,
         )  # fmt: skip
 
     def _unknown(self) -> list[Work]:

@@ -85,7 +85,32 @@ def test_the_manifest(made: Path) -> None:
     [
         ({"task": "general_point_steps"}, DataError, r"task: unknown task; did you mean `general_points_steps`\?"),
         ({"task": "general_points"}, DataError, "task: `general_points` is not made of a few words"),
-        ({"parameters": {"target": 900}}, DataError, "parameters: parameters.target: "),
+        ({"parameters": {"target": 900}}, DataError, "^parameters.target: found `900`; expected"),
+        (
+            {"architecture": {**SMALL, "hidden_size": 97, "num_attention_heads": 2}},
+            ConfigError,
+            "^architecture: transformers refuses it: ValueError: The hidden size .97. is not a multiple of the number",
+        ),
+        (
+            {"architecture": {**SMALL, "hidden_size": -8}},
+            ConfigError,
+            "^architecture.hidden_size: found `-8`; expected 1",
+        ),
+        (
+            {"architecture": {**SMALL, "num_hidden_layers": 0}},
+            ConfigError,
+            "^architecture.num_hidden_layers: found `0`; ",
+        ),
+        (
+            {"architecture": {**SMALL, "hidden_act": "sillu"}},
+            ConfigError,
+            r"^architecture.hidden_act: found `sillu`, which transformers does not know; did you mean `silu`\?",
+        ),
+        (
+            {"architecture": {**SMALL, "num_hidden_layers": "x"}},
+            ConfigError,
+            "^architecture: transformers refuses it: TypeError: Field 'num_hidden_layers' expected int, got str",
+        ),
         ({"model_type": "mistrall"}, ConfigError, "model_type: found `mistrall`; "),
         ({"model_type": "clip"}, ConfigError, "model_type: found `clip`; "),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import Fault, Faults, SurgeryError
 from surgery.plotting import need_matplotlib
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, RunError
 from trainers.reproduce.loading import load
 from trainers.reproduce.options import parse
 from trainers.reproduce.pipeline import Pipeline
@@ -35,6 +36,10 @@ class Outcome:
     def failed(self) -> list[Standing]:
         """Stages that failed, or were ended from outside."""
         return [each for each in self.stages if each.state in ("failed", "interrupted")]
+
+    def asked(self, seeds: int, only: Sequence[str]) -> list[Standing]:
+        """The stages that such a run was asked for; there may be others of earlier runs."""
+        return [each for each in self.stages if each.seed < seeds and (not only or each.stage.name in only)]
 
     def json(self) -> dict[str, Any]:
         """As plain data."""
@@ -74,7 +79,7 @@ def reproduce(
     from trainers.reproduce.report import make_report
     from trainers.reproduce.run import run
 
-    loaded, place = load(pipeline), Path(out)
+    loaded, place = load(pipeline), _directory(out)
     _check_commands(loaded)
     need_matplotlib()
     run(loaded, place, range(seeds), only, fresh, watch or Silence())
@@ -86,7 +91,7 @@ def report(pipeline: Source, out: str | Path, *, seeds: int = 1) -> Outcome:
     """Make the report of what is there, and run nothing."""
     from trainers.reproduce.report import make_report
 
-    loaded, place = load(pipeline), Path(out)
+    loaded, place = load(pipeline), _directory(out)
     found = standings(loaded, place, _seeds(place, seeds))
     return Outcome(loaded, place, found, make_report(loaded, place, found))
 
@@ -95,7 +100,16 @@ def plan(pipeline: Source, out: str | Path, *, seeds: int = 1) -> DryRun:
     """What every stage would do and take; see `trainers.reproduce.dry_run`."""
     from trainers.reproduce.dry_run import dry_run
 
-    return dry_run(load(pipeline), Path(out), seeds)
+    return dry_run(load(pipeline), _directory(out), seeds)
+
+
+def _directory(out: str | Path) -> Path:
+    """Where everything goes. Raises RunError where something else is there."""
+    place = Path(out)
+    for path in (place, *place.parents):
+        if os.path.lexists(path) and not path.is_dir():
+            raise RunError(f"`{path}` is no directory; choose another `--out`, or move it away")
+    return place
 
 
 def _seeds(out: Path, seeds: int) -> list[int]:

@@ -41,6 +41,8 @@ def reproduce(
     from trainers.reproduce import api
     from trainers.reproduce.console import PipelineProgress, print_dry_run, print_outcome
 
+    if dry_run and only_report:
+        raise click.UsageError("`--dry-run` plans, `--report` shows what is there; give one of them")
     if dry_run:
         planned = api.plan(pipeline, out, seeds=seeds)
         if as_json:
@@ -65,13 +67,17 @@ def reproduce(
         print_json(outcome.json())
     else:
         print_outcome(outcome, again)
-    waiting = [each for each in outcome.stages if each.stage.name in only and each.state == "waiting"]
-    if waiting and not outcome.failed:
+    if only_report:
+        return
+    asked = outcome.asked(seeds, only)
+    failed = [each for each in asked if each in outcome.failed]
+    waiting = [each for each in asked if only and each.state == "waiting"]
+    if waiting and not failed:
         told = ", ".join(f"`{each.stage.name}` (seed {each.seed}) {each.message}" for each in waiting)
         click.echo(f"error: {told}; run that first", err=True)
         raise click.exceptions.Exit(1)
-    if outcome.failed and not only_report:
-        names = ", ".join(f"`{each.stage.name}` (seed {each.seed})" for each in outcome.failed)
+    if failed:
+        names = ", ".join(f"`{each.stage.name}` (seed {each.seed})" for each in failed)
         click.echo(f"error: failed: {names}; once that is mended, go on by: {again}", err=True)
         raise click.exceptions.Exit(1)
 

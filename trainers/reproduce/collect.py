@@ -15,7 +15,7 @@ from evalkit.figures import settings_line
 from evalkit.stats import Estimate
 from surgery.errors import SurgeryError
 from trainers.directory import LOG, REPORT
-from trainers.reproduce.pipeline import Experiment
+from trainers.reproduce.pipeline import Experiment, within
 
 if TYPE_CHECKING:
     from surgery.analysis.comparison import Comparison
@@ -26,7 +26,8 @@ _QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn")
 
 @dataclass(frozen=True)
 class Edit:
-    """A variant of a sweep. `models` maps the roles of its recipe to the experiment's models.
+    """A variant of a sweep. `models` maps the roles of its recipe to the experiment's models, `edited` is the role that
+    it begins with (in reports of before that was written, the last one).
 
     `scores` are its own, `changes` those less the scores of the model `start`, on the same problems.
     """
@@ -37,6 +38,7 @@ class Edit:
     summary: str
     parameters: Mapping[str, str]
     models: Mapping[str, str]
+    edited: str
     start: str
     scores: Scores
     changes: Scores
@@ -73,10 +75,12 @@ class SeedResults:
     best_step: int | None = None
     geometry: Geometry | None = None
     settings: tuple[str, ...] = ()
+    comparison: str | None = None  # where the one lies that `geometry` is of
 
 
-def collect(experiment: Experiment, directory: Path, seed: int) -> SeedResults:
-    """What lies in a seed's directory."""
+def collect(experiment: Experiment, directory: Path, seed: int, stale: Sequence[str] = ()) -> SeedResults:
+    """What lies in a seed's directory, without what lies in the places `stale`."""
+    experiment = _without(experiment, stale)
     scores, differences, settings = _evaluated(experiment, directory)
     edits: list[Edit] = []
     for sweep in experiment.sweeps:
@@ -101,7 +105,23 @@ def collect(experiment: Experiment, directory: Path, seed: int) -> SeedResults:
         best_step=None if report is None else report.get("best"),
         geometry=None if experiment.comparison is None else _geometry(directory / experiment.comparison),
         settings=tuple(dict.fromkeys(settings)),
+        comparison=experiment.comparison,
     )
+
+
+def _without(experiment: Experiment, stale: Sequence[str]) -> Experiment:
+    """An experiment as if nothing lay in some places."""
+    gone = {
+        key: None
+        for key in ("losses", "comparison", "scores")
+        if (place := getattr(experiment, key)) is not None and _lies_in(place, stale)
+    }
+    sweeps = tuple(place for place in experiment.sweeps if not _lies_in(place, stale))
+    return experiment.model_copy(update={**gone, "sweeps": sweeps})
+
+
+def _lies_in(place: str, places: Sequence[str]) -> bool:
+    return any(within(place, made) for made in places)
 
 
 def _evaluated(
@@ -139,6 +159,7 @@ def _edits(sweep: str, content: Mapping[str, Any]) -> Iterator[Edit]:
             summary=row.get("summary", ""),
             parameters={key: _text(value) for key, value in row["parameters"].items()},
             models=row.get("models", {}),
+            edited=row.get("edited") or next(reversed(row.get("models", {})), ""),
             start=content["start"],
             scores=_all(row["scores"]),
             changes=_all(row["to_start"]),

@@ -16,7 +16,7 @@ from rich.text import Text
 from surgery.console import make_console, make_table
 from surgery.size import show_size
 from trainers.reproduce.api import Outcome
-from trainers.reproduce.wording import duration
+from trainers.reproduce.wording import counted_stages, duration
 
 if TYPE_CHECKING:
     from trainers.reproduce.dry_run import DryRun, Foreseen
@@ -41,7 +41,7 @@ class PipelineProgress:
         self._total, self._done = total, done
         self._began = monotonic()
         known = f", {done} of them done earlier" if done else ""
-        self._print(f"{total} stages{known}")
+        self._print(f"{counted_stages(total)}{known}")
 
     def stage(self, seed: int, name: str, title: str, command: str) -> None:
         """A stage begins."""
@@ -105,7 +105,8 @@ def print_outcome(outcome: Outcome, again: str) -> None:
     """Where the report is, and what is not finished."""
     console = make_console()
     finished = sum(each.state == "finished" for each in outcome.stages)
-    console.print(f"{finished} of {len(outcome.stages)} stages are finished", soft_wrap=True)
+    are = "are" if len(outcome.stages) != 1 else "is"
+    console.print(f"{finished} of {counted_stages(len(outcome.stages))} {are} finished", soft_wrap=True)
     for each in outcome.stages:
         if each.state in ("failed", "interrupted"):
             message = each.message.splitlines() or [each.state]

@@ -145,7 +145,7 @@ def _spectral(results: Results, out: Path, base: Path, prefix: str) -> list[Draw
     found: list[Drawn | None] = []
     for name, (number, title, text) in texts.items():
         for seed in results.seeds:
-            place = results.experiment.comparison
+            place = seed.comparison
             source = seed_directory(base, seed.seed) / (place or "") / "figures" / name
             if place is not None and source.with_suffix(".png").is_file():
                 path = out / f"{prefix}{SPECTRAL[name]}"
@@ -250,4 +250,4 @@ def _reading(results: Results) -> str:
     n = len(results.seeds)
     if n == 1:
         return "Bars: 95 % intervals of the problems of this one seed, which say nothing about other seeds."
-    return f"Bars: 95 % intervals over {n} seeds (Student's t)."
+    return f"Bars: 95 % intervals over {n} seeds (Student's t), never narrower than their problems allow."

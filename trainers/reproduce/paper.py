@@ -18,6 +18,10 @@ VALUES = "values-only"
 ON_SFT, ON_RL = "rl-with-sft-directions", "sft-with-rl-directions"
 HEAD, QUARTER = "20%", "first 25%"
 
+# No change is one of less than 2 points either way: about what the paper's own 234 hands can tell at 17 %, and named
+# beforehand, so that too few data do not count as no change.
+MARGIN = 0.02
+
 Verdict = Literal["seen", "opposite", "open", "missing"]
 _LABELS = {
     "seen": "seen",
@@ -125,19 +129,22 @@ class Claim:
     def verdict(self) -> Verdict:
         """By the interval: on the expected side of zero, on the other, or on both.
 
-        Where no change is expected an interval on both sides agrees with that, and any other speaks against it.
+        Where no change is expected: within `MARGIN` of zero, farther away as a whole, or neither.
         """
         if self.found is None:
             return "missing"
         if self.expected == 0:
-            return "opposite" if self.found.sign else "seen"
+            low, high = self.found.low, self.found.high
+            if low > -MARGIN and high < MARGIN:
+                return "seen"
+            return "opposite" if low > MARGIN or high < -MARGIN else "open"
         return "open" if not self.found.sign else "seen" if self.found.sign == self.expected else "opposite"
 
     @property
     def label(self) -> str:
         """The verdict in words."""
-        if self.expected == 0 and self.found is not None:
-            return "a change was seen" if self.found.sign else "no change was seen"
+        if self.expected == 0 and self.verdict in ("seen", "opposite"):
+            return "no change was seen" if self.verdict == "seen" else "a change was seen"
         return _LABELS[self.verdict]
 
     @property

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from blake3 import blake3
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
+from surgery.errors import RecipeError
+from surgery.parameters import read_setting
 from surgery.size import parse_size
 from surgery.wording import show
 from trainers.config import Section
@@ -25,7 +27,8 @@ BASE, INTER, SFT, RL = "base", "inter", "sft", "rl"  # the models that the paper
 Paper = Literal["llama", "qwen"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-_BREAKS = re.compile(r"[=,:{}\[\]\s]+")  # between the parts of an argument such as `data={file: hands/rl.jsonl}`
+_SET = "--set"
+_PATHS = ("chat_template", "file", "model", "prompt", "recipe")  # keys of sweeps and configurations with paths
 _DIGEST = 16
 
 
@@ -163,8 +166,11 @@ class Pipeline(Section):
 
     def _reads(self, stage: Stage, made: str) -> bool:
         """Whether the command, or a file that it names, names what another stage makes."""
-        texts = [*arguments(stage.run), *(text for name in self.files_of(stage) for text in scalars(self.files[name]))]
-        return any(within(part, made) for text in texts for part in (text, *_BREAKS.split(text)))
+        found = [
+            *paths(arguments(stage.run)),
+            *(path for name in self.files_of(stage) for path in _of(self.files[name])),
+        ]
+        return any(within(path, made) for path in found)
 
 
 def arguments(words: Iterable[object]) -> list[str]:
@@ -180,15 +186,34 @@ def within(path: str, made: str) -> bool:
     return path == made or path.startswith(f"{made}/")
 
 
-def scalars(value: object) -> Iterator[str]:
-    """The texts in plain data."""
+def paths(words: Iterable[str]) -> Iterator[str]:
+    """The words of a command that can be paths; of `--set KEY=VALUE` what can be one in the value."""
+    option = ""
+    for word in words:
+        name, _, value = word.partition("=") if word.startswith("--") else (option, "", word)
+        option = word if word.startswith("--") and not value else ""
+        if name == _SET:
+            key, _, setting = value.partition("=")
+            try:
+                yield from _of(read_setting(setting, _SET)[0], key.strip().rpartition(".")[2])
+            except RecipeError:  # which the command will say
+                continue
+        elif value:
+            yield value
+
+
+def _of(value: object, key: str = "") -> Iterator[str]:
+    """The texts in plain data that can be paths: with a `/`, or under a key that holds paths.
+
+    Other words may well be called as what a stage makes and be none: a sweep's models, a recipe's roles.
+    """
     if isinstance(value, Mapping):
-        for item in value.values():
-            yield from scalars(item)
+        for name, item in value.items():
+            yield from _of(item, str(name))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from scalars(item)
-    elif isinstance(value, str):
+            yield from _of(item, key)
+    elif isinstance(value, str) and ("/" in value or key in _PATHS):
         yield value
 
 

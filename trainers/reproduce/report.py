@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from surgery.page import address, render
 from surgery.whole_file import as_json, write_whole
 from trainers.reproduce.collect import collect
 from trainers.reproduce.figures import Drawn, draw_all
-from trainers.reproduce.paper import QUANTITIES, SOURCE, Claim, claims
+from trainers.reproduce.paper import MARGIN, QUANTITIES, SOURCE, Claim, claims
 from trainers.reproduce.pipeline import Pipeline
 from trainers.reproduce.results import AVERAGE, REFERENCE, EditRow, Results
 from trainers.reproduce.run import Standing, seed_directory
+from trainers.reproduce.versions import versions
 from trainers.reproduce.wording import bare, duration, shares
 
 PAGE, NUMBERS, FIGURES = "report.html", "report.json", "figures"
@@ -28,7 +28,6 @@ _CARDS = {  # numbers of QUANTITIES
     7: "the same, orthonormal",
     11: "plain average, alpha 0.5",
 }
-_PACKAGES = ("surgery", "torch", "transformers", "trl", "vllm")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def make_report(pipeline: Pipeline, out: Path, standings: Sequence[Standing]) ->
     Raises OutputError, NotInstalledError without matplotlib or Jinja, TrainingError and RunError for the figures.
     """
     seeds = sorted({standing.seed for standing in standings})
-    shown = [_shown(pipeline, i, out, seeds) for i in range(len(pipeline.experiments))]
+    stale = {seed: [each.stage.makes for each in standings if each.seed == seed and each.stale] for seed in seeds}
+    shown = [_shown(pipeline, i, out, stale) for i in range(len(pipeline.experiments))]
     content = _numbers(pipeline, seeds, shown, standings)
     page = render(TEMPLATE, _variables(pipeline, seeds, shown, standings))
     try:
@@ -59,12 +59,18 @@ def make_report(pipeline: Pipeline, out: Path, standings: Sequence[Standing]) ->
     return out / PAGE
 
 
-def _shown(pipeline: Pipeline, number: int, out: Path, seeds: Sequence[int]) -> Shown:
+def _shown(pipeline: Pipeline, number: int, out: Path, stale: Mapping[int, Sequence[str]]) -> Shown:
+    """Of every seed what is not stale."""
     experiment = pipeline.experiments[number]
-    found = [collect(experiment, seed_directory(out, seed), seed) for seed in seeds]
+    found = [collect(experiment, seed_directory(out, seed), seed, places) for seed, places in stale.items()]
     results = Results(experiment, [seed for seed in found if seed.scores or seed.edits or seed.losses or seed.geometry])
     place = out / FIGURES
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make `{place}`: {error.strerror}; make room, or move what is there, and add `--report`"
+        ) from error
     prefix = f"{number + 1}-" if len(pipeline.experiments) > 1 else ""
     return Shown(results, claims(results), draw_all(results, place, out, prefix))
 
@@ -96,7 +102,7 @@ def _variables(
         "stages": _stages(pipeline, standings),
         "unfinished": [_unfinished(standing) for standing in standings if standing.state != "finished"],
         "seconds": duration(sum(standing.seconds for standing in standings)),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -117,6 +123,7 @@ def _experiment(shown: Shown) -> dict[str, Any]:
         "missing": [number for number in "1234567A" if number not in {each.number for each in shown.figures}],
         "groups": _groups(results),
         "reference": REFERENCE,
+        "margin": f"{100 * MARGIN:g}",
         "settings": [*dict.fromkeys(text for seed in results.seeds for text in seed.settings)],
         "scores": [
             (results.title(name), path, bare(results.score(name, "id")), bare(results.score(name, "ood")))
@@ -177,16 +184,6 @@ def _stages(pipeline: Pipeline, standings: Sequence[Standing]) -> list[dict[str,
 def _unfinished(standing: Standing) -> str:
     message = standing.message.splitlines()[0] if standing.message else ""
     return f"seed {standing.seed}, {standing.stage.name}: {standing.state}{f' ({message})' if message else ''}"
-
-
-def _versions() -> Mapping[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _numbers(

@@ -41,22 +41,18 @@ class EditRow:
     @property
     def donor(self) -> str:
         """The model besides the edited one."""
-        others = [model for role, model in self.edit.models.items() if role != self._start]
+        others = [model for role, model in self.edit.models.items() if role != self.edit.edited]
         return others[0] if others else ""
 
     @property
     def edited(self) -> str:
         """The model that the edit begins with."""
-        return self.edit.models.get(self._start, "")
+        return self.edit.models.get(self.edit.edited, "")
 
     @property
     def averages(self) -> bool:
         """Whether it is a plain average."""
         return self.edit.recipe == AVERAGE
-
-    @property
-    def _start(self) -> str:
-        return [*self.edit.models][-1] if self.edit.models else ""
 
     def json(self) -> dict[str, Any]:
         """As plain data."""

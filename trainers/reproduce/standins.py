@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.engines.loading import quiet
-from evalkit.errors import first_line
 from evalkit.tasks import make_task
 from surgery.dtypes import DTYPES
 from surgery.errors import Fault
 from surgery.wording import suggestion
 from trainers.config import InitConfig
 from trainers.errors import ConfigError
-from trainers.initial import ANSWER, END, PAD, UNKNOWN
+from trainers.initial import ANSWER, END, PAD, UNKNOWN, refusal
 from trainers.loading import load
 
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -45,7 +44,7 @@ def make_standin(directory: Path, configuration: Mapping[str, Any], where: str) 
             config = AutoConfig.for_model(kind, **fields)
             network = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # whatever an architecture raises for sizes that do not fit
-        raise ConfigError([Fault(where, f"transformers cannot make it: {first_line(error)}")]) from error
+        raise ConfigError([refusal(error, where, fields, "cannot make it")]) from error
     tied = getattr(network, "all_tied_weights_keys", None) or {}
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name not in tied}
     directory.mkdir(parents=True)

@@ -59,6 +59,11 @@ def _with_interval(found: Across, scale: float, digits: int, unit: str, signed: 
     return f"{shown[0]}{unit} [{shown[1]}, {shown[2]}]" if known else f"{shown[0]}{unit}"
 
 
+def counted_stages(number: int) -> str:
+    """`1 stage`, `2 stages`."""
+    return f"{number} stage{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(seconds)

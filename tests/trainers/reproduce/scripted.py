@@ -77,6 +77,11 @@ class Said(Silence):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.ends: list[tuple[str, str]] = []
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Kept."""
+        self.notes.append(text)
 
     def said(self, line: str) -> None:
         """Kept."""

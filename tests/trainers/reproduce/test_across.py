@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalkit.stats import Estimate
+from evalkit.stats import Estimate, mean
 from trainers.reproduce.across import across, share
 
 T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 95 % two-sided (SciPy's t.ppf(0.975, 2))
@@ -20,7 +20,7 @@ def estimate(value: float, half: float = 0.05) -> Estimate:
 
 
 def test_three_seeds() -> None:
-    """The mean, and the textbook's interval; what the hands say plays no part."""
+    """The mean, and the textbook's interval, where it is wider than what the hands say."""
     found = across([estimate(0.1), estimate(0.2), estimate(0.36)])
     assert found is not None
     deviation = math.sqrt(sum((x - 0.22) ** 2 for x in (0.1, 0.2, 0.36)) / 2)
@@ -28,6 +28,30 @@ def test_three_seeds() -> None:
     assert found.value == pytest.approx(0.22)
     assert (found.low, found.high) == (pytest.approx(0.22 - half, abs=1e-6), pytest.approx(0.22 + half, abs=1e-6))
     assert found.single == (0.1, 0.2, 0.36)
+
+
+def test_equal_seeds() -> None:
+    """They are as uncertain as their problems, seen independently; where those say nothing, nothing is known."""
+    found = across([estimate(0.2), estimate(0.2)])
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(0.2 - 0.05 / 2**0.5), pytest.approx(0.2 + 0.05 / 2**0.5))
+    unknown = across([Estimate(0.2, -math.inf, math.inf, 1)] * 2)
+    assert unknown is not None
+    assert (unknown.low, unknown.high, unknown.sign) == (-math.inf, math.inf, 0)
+    part = share([estimate(0.1), estimate(0.05)], [estimate(0.2), estimate(0.1)])
+    assert part is not None
+    assert (part.value, part.high) == (pytest.approx(0.5), pytest.approx(0.5 + 0.05 * 2**0.5 / 0.3))
+
+
+def test_uneven_problems() -> None:
+    """Each side has its own bound; where one seed's is not known, the interval is that over seeds."""
+    found = across([Estimate(0.0, 0.0, 0.03, 100), Estimate(0.0, 0.0, 0.04, 100)], (0.0, 1.0))
+    assert found is not None
+    assert (found.low, found.high) == (0.0, pytest.approx(0.025))
+    some = across([estimate(0.1), Estimate(0.3, -math.inf, math.inf, 1)])
+    plain = mean([0.1, 0.3], range(2))
+    assert some is not None
+    assert (some.low, some.high) == (plain.low, plain.high)
 
 
 def test_one_seed() -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from surgery.mapping_source import to_yaml
+from trainers.errors import RunError
+from trainers.reproduce import api
 
 REAL: dict[str, Any] = {
     "name": "real",
@@ -69,6 +71,10 @@ def test_real_commands(tmp_path: Path) -> None:
     assert "3 of 4 stages are finished" in again.stdout
     assert "4 stages, 3 of them done earlier" in again.stderr
     assert surgery("reproduce", path, "--out", out, "--report").returncode == 0
+    fine = surgery("reproduce", path, "--out", out, "--only", "sft")
+    assert fine.returncode == 0, fine.stderr  # another stage has failed, earlier
+    assert "1 stage, 1 of them done earlier\n" in fine.stderr
+    assert surgery("reproduce", path, "--out", out, "--only", "wrong").returncode == 1
     alone = surgery("reproduce", path, "--out", tmp_path / "other", "--only", "average")
     assert alone.returncode == 1
     assert "error: `average` (seed 0) waits for `base`, `sft`; run that first" in alone.stderr
@@ -80,6 +86,19 @@ def test_usage() -> None:
     done = surgery("reproduce", "maxi", "--out", "x")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: found neither a file nor a bundled pipeline `maxi`")
+    done = surgery("reproduce", "mini", "--out", "x", "--dry-run", "--report")
+    assert done.returncode == 2
+    assert "`--dry-run` plans, `--report` shows what is there; give one of them" in done.stderr
+
+
+@pytest.mark.parametrize("verb", [api.reproduce, api.report, api.plan])
+def test_something_else_for_a_directory(verb: Any, tmp_path: Path) -> None:
+    """It is named, with the remedy, before anything is done."""
+    path = tmp_path / "file"
+    path.touch()
+    for out in (path, path / "below"):
+        with pytest.raises(RunError, match=f"`{path}` is no directory; choose another `--out`, or move it away"):
+            verb("mini", out)
 
 
 @pytest.mark.parametrize("name", ["mini"])

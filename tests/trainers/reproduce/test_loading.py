@@ -16,6 +16,7 @@ from trainers.reproduce.pipeline import arguments
 
 BUNDLED = ("mini", "paper")
 
+NOTHING: Any = {"title": "none", "models": {}}
 BROKEN = """\
 name: Broken
 summary: many faults
@@ -55,6 +56,26 @@ def test_stages_depend_on_what_they_read() -> None:
     assert needs["control"] == ("sft", "hands")  # the hands are named in control.yaml alone
     assert needs["ranks"] == ("base", "sft")
     assert load("mini").after("ppo") == {"scores", "diff", "swap"}
+
+
+def test_what_only_sounds_like_a_result() -> None:
+    """Roles, models of a sweep, summaries and values that are called as what a stage makes are no needs."""
+    stages = [
+        {"name": name, "title": name, "run": ["train", "init", "mini-init", "--out", name], "makes": name}
+        for name in ("base", "sft", "swap", "kept")
+    ]
+    run = ["sweep", "tried.yaml", "swap/final", "x", "--out", "tried", "--set", "keep=base"]
+    stages.append({"name": "tried", "title": "t", "run": run, "makes": "tried"})
+    settings = ["--set=data={file: base}", "--set", "held_out.id.file=sft", "--set", "optimizer=swap", "--set", "a=[b"]
+    run = ["train", "sft", "y", "--model=kept/final", "--out", "set", *settings]
+    stages.append({"name": "set", "title": "s", "run": run, "makes": "set"})
+    tried = {"name": "base", "models": ["base", "sft"], "start": "sft", "summary": "what kept does to base/final"}
+    tried["variants"] = [{"recipe": "kept/recipe.yaml", "bind": {"base": "sft"}}]
+    made = load(
+        {"name": "n", "summary": "s.", "files": {"tried.yaml": tried}, "stages": stages, "experiments": [NOTHING]}
+    )
+    assert made.needs["tried"] == ("swap", "kept")
+    assert made.needs["set"] == ("base", "sft", "kept")
 
 
 def test_every_fault_at_once() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,9 @@ from trainers.errors import ConfigError, RunError
 from trainers.reproduce import run as running
 from trainers.reproduce.records import FILE, LOCK, Records, read_records
 from trainers.reproduce.run import Standing, standings
+
+FOUR = (("one", "", ()), ("two", "", ("one",)), ("three", "", ("two",)), ("four", "", ()))
+AFTER = (("one", "two"), ("two", "three"))
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +35,11 @@ def ran(out: Path, seed: int = 0) -> list[str]:
     """The stages whose commands ran, in order."""
     path = out / f"seed-{seed}" / "runs"
     return path.read_text().split() if path.exists() else []
+
+
+def remove(out: Path, name: str) -> None:
+    """What a stage has made."""
+    shutil.rmtree(out / "seed-0" / name)
 
 
 def states(found: Sequence[Standing]) -> dict[str, str]:
@@ -51,14 +61,120 @@ def test_in_order_and_only_once(tmp_path: Path) -> None:
 
 
 def test_what_is_gone_is_made_again(tmp_path: Path) -> None:
-    """A finished stage whose result was deleted runs again, those after it do not."""
-    made = scripted(("one", "", ()), ("two", "", ("one",)))
+    """A finished stage whose result was deleted runs again, and so does what was made of it, directly or not."""
+    made = scripted(*FOUR)
     run(made, tmp_path)
-    (tmp_path / "seed-0" / "one" / "made").unlink()
-    (tmp_path / "seed-0" / "one").rmdir()
-    assert states(standings(made, tmp_path, [0]))["one"] == "open"
+    remove(tmp_path, "one")
+    assert states(standings(made, tmp_path, [0])) == dict.fromkeys(("two", "three", "four"), "finished") | {
+        "one": "open"
+    }
+    told = Said()
+    run(made, tmp_path, watch=told)
+    assert ran(tmp_path) == ["one", "two", "three", "four", "one", "two", "three"]
+    assert told.notes == [f"`{b}` was made of an earlier run of `{a}`; it is made anew" for a, b in AFTER]
     run(made, tmp_path)
-    assert ran(tmp_path) == ["one", "two", "one"]
+    assert len(ran(tmp_path)) == 7
+
+
+def test_what_was_made_of_it_waits(tmp_path: Path) -> None:
+    """While it is made again alone, or fails, what was made of the old one is open, and stale."""
+    made = scripted(*FOUR)
+    run(made, tmp_path)
+    remove(tmp_path, "one")
+    found = run(made, tmp_path, only=["one"])
+    assert states(found) == {"one": "finished", "two": "open", "three": "waiting", "four": "finished"}
+    assert [each.stage.name for each in found if each.stale] == ["two", "three"]
+    assert (tmp_path / "seed-0" / "two" / "made").exists()
+    assert states(run(made, tmp_path, only=["three"]))["three"] == "waiting"
+    assert states(run(made, tmp_path, only=["two"]))["three"] == "open"
+    assert set(states(run(made, tmp_path)).values()) == {"finished"}
+    assert ran(tmp_path)[4:] == ["one", "two", "three"]
+
+
+def test_unfinished_work_on_what_is_gone(tmp_path: Path) -> None:
+    """A stage that was interrupted does not go on from what it made of an earlier run."""
+    made = scripted(("one", "", ()), ("two", "fails", ("one",)))
+    run(made, tmp_path)
+    left = tmp_path / "seed-0" / "two"
+    left.mkdir()
+    (left / "half").touch()
+    run(made, tmp_path)
+    assert (left / "half").exists()  # of the same run
+    remove(tmp_path, "one")
+    run(made, tmp_path)
+    assert not left.exists()
+
+
+def test_records_of_before_there_were_runs(tmp_path: Path) -> None:
+    """They count, until something that was read runs again."""
+    made = scripted(*FOUR)
+    run(made, tmp_path)
+    path = tmp_path / "seed-0" / FILE
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    new = ("run", "read", "versions")
+    old = [{name: value for name, value in row.items() if name not in new} for row in rows]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in old))
+    run(made, tmp_path)
+    assert len(ran(tmp_path)) == 4
+    remove(tmp_path, "two")
+    run(made, tmp_path)
+    assert ran(tmp_path)[4:] == ["two", "three"]
+
+
+def test_other_versions_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results that were made under other versions stay, and a note says so."""
+    made = scripted(("one", "", ()), ("two", "", ()))
+    monkeypatch.setattr(running, "versions", lambda: {"surgery": "0.0.1"})
+    run(made, tmp_path)
+    told = Said()
+    monkeypatch.setattr("trainers.reproduce.versions.versions", lambda: {"surgery": "0.0.2", "torch": "9"})
+    run(made, tmp_path, watch=told)
+    (note,) = told.notes
+    assert note.startswith("seed 0: `one`, `two` finished under surgery 0.0.1 (now 0.0.2), and stay as they are; ")
+    assert len(ran(tmp_path)) == 2
+
+
+class KilledError(BaseException):
+    """In place of a kill."""
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", range(6))
+def test_killed_while_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, after: bool) -> None:
+    """A kill before or after any mark or deletion of `--fresh` leaves nothing stale that counts as finished."""
+    run(scripted(*FOUR), tmp_path)
+    for name in ("one", "two", "three"):
+        (tmp_path / "seed-0" / name / "old").touch()
+    changed = scripted(("one", "nothing", ()), *FOUR[1:])
+    steps = []
+
+    def killed(action: Any) -> Any:
+        def act(*given: Any) -> None:
+            steps.append(given)
+            if len(steps) == step + 1 and not after:
+                raise KilledError
+            action(*given)
+            if len(steps) == step + 1:
+                raise KilledError
+
+        return act
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "_delete", killed(running._delete))
+        patched.setattr(Records, "put", killed(Records.put))
+        with pytest.raises(KilledError):
+            run(changed, tmp_path, fresh=True)
+    found = states(standings(changed, tmp_path, [0]))
+    assert found["four"] == "finished"
+    assert "finished" not in (found["one"], found["two"], found["three"])
+    try:
+        found = states(run(changed, tmp_path))
+    except RunError as error:
+        assert "`one` have changed" in str(error)  # noqa: PT017
+        found = states(run(changed, tmp_path, fresh=True))
+    assert set(found.values()) == {"finished"}
+    assert ran(tmp_path)[4:] == ["one", "two", "three"]
+    assert not list((tmp_path / "seed-0").glob("*/old"))
 
 
 def test_a_failure_leaves_the_others(tmp_path: Path) -> None:
@@ -115,10 +231,33 @@ def test_changed_commands(tmp_path: Path) -> None:
 
 
 def test_something_else_in_the_way(tmp_path: Path) -> None:
-    """What no stage has made is not written over."""
+    """What no stage has made is not written over, and others go on; once it is gone, so does that stage."""
     (tmp_path / "seed-0" / "one").mkdir(parents=True)
-    with pytest.raises(RunError, match="has never run"):
-        run(scripted(("one", "", ())), tmp_path)
+    made = scripted(("one", "", ()), ("two", "", ("one",)), ("three", "", ()))
+    for _ in range(2):
+        found = run(made, tmp_path)
+        assert states(found) == {"one": "failed", "two": "waiting", "three": "finished"}
+        assert "the stage `one` that makes it has never run" in found[0].message
+        assert (tmp_path / "seed-0" / "one").exists()
+    (tmp_path / "seed-0" / "one").rmdir()
+    assert set(states(run(made, tmp_path)).values()) == {"finished"}
+
+
+def test_what_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage has failed, and deletes it the next time."""
+    made = scripted(*FOUR)
+    run(made, tmp_path)
+    remove(tmp_path, "one")
+
+    def refuse(path: Path) -> None:
+        raise RunError(f"cannot delete `{path}`")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "_delete", refuse)
+        found = states(run(made, tmp_path))
+    assert found == {"one": "finished", "two": "failed", "three": "waiting", "four": "finished"}
+    assert set(states(run(made, tmp_path)).values()) == {"finished"}
+    assert ran(tmp_path)[4:] == ["one", "two", "three"]
 
 
 def test_leftovers_of_a_kill(tmp_path: Path) -> None:
@@ -127,7 +266,7 @@ def test_leftovers_of_a_kill(tmp_path: Path) -> None:
     run(made, tmp_path)
     row = read_records(tmp_path / "seed-0")["one"]
     stage = made.stages[0].model_copy(update={"run": ("apply", "r", "m", "--out", "one")})
-    running._make_way(stage, tmp_path / "seed-0" / "one", row)
+    running._make_way(stage, tmp_path / "seed-0" / "one", row, {})
     assert not (tmp_path / "seed-0" / "one").exists()
 
 
@@ -149,6 +288,10 @@ def test_killed_itself(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert read_records(tmp_path / "seed-0")["two"].state == "begun"
+    notes: list[str] = []
+    Records(tmp_path / "seed-0", notes.append).close()
+    (note,) = notes
+    assert note.startswith("waiting for the command that an earlier run, which was killed, has left at work in ")
     assert to_the_end(tmp_path) == ["one", "two", "two", "three"]
 
 
@@ -191,6 +334,20 @@ def test_damaged_records(tmp_path: Path) -> None:
     run(made, tmp_path)
     assert states(standings(made, tmp_path, [0])) == {"one": "finished", "two": "finished"}
     assert json.loads(path.read_text().splitlines()[-1])["stage"] == "two"
+
+
+def test_records_that_are_none(tmp_path: Path) -> None:
+    """A file of other lines, or a directory in its place, is said; the one line that a kill has cut short is not."""
+    path = tmp_path / FILE
+    path.write_bytes(b'{"stage": "on')
+    assert read_records(tmp_path) == {}
+    path.write_bytes(b"\x00\x01 garbage\n{}\n")
+    with pytest.raises(RunError, match=r"no line of `.*stages.jsonl` can be read; put back what was there, or remove"):
+        read_records(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RunError, match=r"cannot read `.*stages.jsonl`: Is a directory; move it away"):
+        read_records(tmp_path)
 
 
 def test_the_lock_is_given_back(tmp_path: Path) -> None:
