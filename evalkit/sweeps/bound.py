@@ -22,6 +22,7 @@ from evalkit.sweeps.spec import Sweep
 from surgery.api import Model, Variant
 from surgery.checkpoint import Checkpoint, open_checkpoint
 from surgery.errors import Fault, Faults, SurgeryError
+from surgery.jobs import Batch
 from surgery.manifest import identity
 from surgery.plan import Plan
 from surgery.planner import make_plan
@@ -33,13 +34,15 @@ from surgery.wording import quoted, show
 class Work:
     """A candidate with its plan and the models of its recipe's roles.
 
-    `key` is a digest of all that decides its bytes when it is made alone, `place` the name of its directory.
+    `key` is a digest of all that decides its bytes when it is made alone, `shared` one of the decompositions of which
+    it gets a part, since other candidates need more; None without such. `place` is the name of its directory.
     """
 
     candidate: Candidate
     plan: Plan
     models: Mapping[str, Model]
     key: str
+    shared: str | None
     place: str
 
     @property
@@ -66,6 +69,10 @@ class Bound:
     works: tuple[Work, ...]
     evaluations: tuple[Evaluation, ...]
     aim: Aim
+
+    def check_memory(self, limit: int) -> None:
+        """Raises PlanError where a tensor takes more than a process of `limit` bytes has room for, in any batch."""
+        Batch([work.plan for work in self.works]).check_memory(limit)
 
     @cached_property
     def examples(self) -> Mapping[str, int]:
@@ -102,9 +109,12 @@ def bind(
     aim = Aim(sweep.start, evaluations[0].splits, sweep.objective)
     faults = [*_unknown_splits(aim, source), *_too_few(aim, evaluations)]
     opened: dict[str, Checkpoint] = {}
+    found: dict[str, Checkpoint] = {}  # by path: what a model with two roles decomposes is shared
     for role, model in models.items():
         try:
-            opened[role] = open_checkpoint(model)
+            if str(model) not in found:
+                found[str(model)] = open_checkpoint(model)
+            opened[role] = found[str(model)]
         except SurgeryError as error:
             faults.append(Fault(f"model `{role}`", str(error)))
     planned = []
@@ -127,13 +137,14 @@ def _works(
 ) -> Iterator[Work]:  # fmt: skip
     """Each in a directory named for it; for those that would have the same name, with a part of the key behind it."""
     labels = Counter(_place(candidate.name) for candidate, _ in planned)
-    for candidate, plan in planned:
+    batch = Batch([plan for _, plan in planned])
+    for i, (candidate, plan) in enumerate(planned):
         key = digest_of(identity(plan.hash, plan.inputs, device))
         place = _place(candidate.name)
         if labels[place] > 1:
             place = f"{place}-{digest_of([key, candidate.name])[:8]}"
         roles = {role: models[model] for role, model in candidate.models.items()}
-        yield Work(candidate, plan, roles, key, place)
+        yield Work(candidate, plan, roles, key, batch.others(i), place)
 
 
 def _place(name: str) -> str:

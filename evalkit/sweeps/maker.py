@@ -41,20 +41,26 @@ class Making:
     disk: int | None = None
 
 
-def make(
-    batch: Sequence[Variant], models: Mapping[str, Model], making: Making, progress: Progress | None = None
-) -> None:
+@dataclass(frozen=True)
+class Batch:
+    """Variants that are made in one pass; `beside`: all others of the sweep, which decide over decompositions too."""
+
+    variants: Sequence[Variant]
+    beside: Sequence[Variant] = ()
+
+
+def make(batch: Batch, models: Mapping[str, Model], making: Making, progress: Progress | None = None) -> None:
     """Make the checkpoints in one pass, or go on where that was interrupted. Raises any SurgeryError."""
     surgery.apply_all(
-        batch, models, workers=making.workers, memory=making.memory, device=making.device, cache=making.cache,
-        progress=progress,
+        batch.variants, models, beside=batch.beside, workers=making.workers, memory=making.memory,
+        device=making.device, cache=making.cache, progress=progress,
     )  # fmt: skip
 
 
 class Maker(Closing):
     """Makes a batch in a process of its own, which ends with this one."""
 
-    def __init__(self, batch: Sequence[Variant], models: Mapping[str, Model], making: Making) -> None:
+    def __init__(self, batch: Batch, models: Mapping[str, Model], making: Making) -> None:
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(  # -P: a file of the user's directory is no module of ours
             [sys.executable, "-P", "-m", __name__, str(os.getpid())],
@@ -63,7 +69,7 @@ class Maker(Closing):
         )  # fmt: skip
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as pipe:  # `wait` tells why
-            pickle.dump((list(batch), dict(models), making), pipe)
+            pickle.dump((batch, dict(models), making), pipe)
 
     def wait(self) -> None:
         """Wait until the checkpoints lie there. Raises SurgeryError with what went wrong in the other process."""

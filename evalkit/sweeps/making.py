@@ -7,10 +7,10 @@ from collections.abc import Generator, Mapping, Sequence
 
 from evalkit.sweeps.bound import Work
 from evalkit.sweeps.checkpoints import Checkpoints
-from evalkit.sweeps.maker import Maker, Making, make
+from evalkit.sweeps.maker import Batch, Maker, Making, make
 from evalkit.sweeps.progress import Progress
 from evalkit.sweeps.spec import Keep
-from surgery.api import Model, Variant
+from surgery.api import Model
 from surgery.errors import OutputError
 from surgery.size import show_size
 from surgery.unfinished import writing
@@ -21,8 +21,8 @@ DISK_PART = 0.5  # of what is free, for variants that are not yet known to stay
 class Room:
     """The disk for variants that may still go: `making.disk`, or half of what is free, or as much as it takes at least.
 
-    With `keep` as `best` the best so far takes a part of it; what stays for good is outside. Raises OutputError where
-    the largest of `works` does not fit, and where all of them are to stay and do not.
+    Never more than is free. With `keep` as `best` the best so far takes a part of it; what stays for good is outside.
+    Raises OutputError where the largest of `works` does not fit, and where all of them are to stay and do not.
     """
 
     def __init__(self, works: Sequence[Work], checkpoints: Checkpoints, keep: Keep, making: Making) -> None:
@@ -37,7 +37,7 @@ class Room:
             )
         reserve = largest if keep == "best" else 0
         least = min(free, largest + reserve)
-        limit = max(int(free * DISK_PART), least) if making.disk is None else making.disk
+        limit = max(int(free * DISK_PART), least) if making.disk is None else min(making.disk, free)
         self._nbytes = limit - reserve
         if largest > self._nbytes:
             beside = " beside the best so far" if keep == "best" else ""
@@ -65,6 +65,7 @@ class Room:
 
 def produce(
     batches: Sequence[Sequence[Work]],
+    works: Sequence[Work],
     models: Mapping[str, Model],
     checkpoints: Checkpoints,
     room: Room,
@@ -73,30 +74,32 @@ def produce(
 ) -> Generator[Sequence[Work]]:
     """Yield each batch once its checkpoints lie there; if there is room the next one is being made meanwhile.
 
-    To be closed, which ends what is being made. Raises any SurgeryError.
+    `works` are all of the sweep: decompositions are those that serve all of them, whatever the batches. To be closed,
+    which ends what is being made. Raises any SurgeryError.
     """
     ahead: Maker | None = None
     try:
         for i, batch in enumerate(batches):
             with progress.making(len(batch)) as telling:
                 if ahead is None:
-                    make(_variants(batch, checkpoints), models, making, telling)
+                    make(_batch(batch, works, checkpoints), models, making, telling)
                 else:
                     ahead.wait()
                     ahead.close()
             ahead = None
-            checkpoints.note_made(batch)
             following = batches[i + 1] if i + 1 < len(batches) else None
             if following is not None and room.holds([*batch, *following]):
-                ahead = Maker(_variants(following, checkpoints), models, making)
+                ahead = Maker(_batch(following, works, checkpoints), models, making)
             yield batch
     finally:
         if ahead is not None:
             ahead.close()
 
 
-def _variants(works: Sequence[Work], checkpoints: Checkpoints) -> list[Variant]:
-    return [work.variant(checkpoints.root) for work in works]
+def _batch(works: Sequence[Work], of: Sequence[Work], checkpoints: Checkpoints) -> Batch:
+    names = {work.name for work in works}
+    beside = [work for work in of if work.name not in names]
+    return Batch(*([work.variant(checkpoints.root) for work in some] for some in (works, beside)))
 
 
 def _size(works: Sequence[Work]) -> int:

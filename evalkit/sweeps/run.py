@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -69,12 +69,13 @@ class _Running:
     def check(self, making: Making) -> None:
         """Find out whether what is missing can be made, before anything is asked. Raises any SurgeryError."""
         works = self._unknown()
+        if self.keep == "all":
+            works += self._lost()
         if works:
             check_device(making.device)
             Room(works, self.checkpoints, self.keep, making)
-        for work in works:
             if making.memory is not None:
-                work.plan.check_memory(making.memory)
+                self.bound.check_memory(making.memory)
 
     def score_models(self) -> None:
         """The models that the sweep began with."""
@@ -101,7 +102,7 @@ class _Running:
     def make(self, making: Making) -> None:
         """Make what has not been scored, score it, and then what is to stay and is not there.
 
-        With the batch that a checkpoint is made in, its last bits may differ, and so its scores.
+        In a sweep that has grown since, the last bits of the latter may differ from what was scored, and so its scores.
         """
         tried: set[str] = set()
         while works := self._unknown() or [work for work in self._lost() if work.name not in tried]:
@@ -109,8 +110,12 @@ class _Running:
             self._gone -= self._begun
             tried |= self._begun
             room = Room(works, self.checkpoints, self.keep, making)
-            batches = self._divided(works, room)
-            with closing(produce(batches, self.bound.models, self.checkpoints, room, making, self.progress)) as made:
+            self._begin(works, room)
+            batches = room.divide(works)
+            making_them = produce(
+                batches, self.bound.works, self.bound.models, self.checkpoints, room, making, self.progress
+            )
+            with closing(making_them) as made:
                 for batch in made:
                     self.score(batch)
 
@@ -129,14 +134,10 @@ class _Running:
         names = [*self.bound.models, *(work.name for work in self.bound.works)]
         return [self.known[name] for name in names if name in self.known]
 
-    def _divided(self, works: list[Work], room: Room) -> list[list[Work]]:
-        """In the batches that an interrupted run has begun, as far as they fit, and the others in new ones."""
-        begun = [batch for batch in self.checkpoints.begun(works) if room.holds(batch)]
-        names = {work.name for batch in begun for work in batch}
-        batches = begun + room.divide([work for work in works if work.name not in names])
-        for batch in batches:
-            self.checkpoints.begin(batch)
-        return batches
+    def _begin(self, works: Sequence[Work], room: Room) -> None:
+        """Begin them all; what an interrupted run has left of the first ones stays, as far as there is room for it."""
+        self.checkpoints.begin(works)
+        self.checkpoints.drop(work for i, work in enumerate(works) if not room.holds(works[: i + 1]))
 
     def _learn(self, work: Work, scored: Scored) -> None:
         candidate = work.candidate
