@@ -36,7 +36,7 @@ def _section(row: Row, result: SweepResult) -> str:
     half: Half = "report" if row.best else "all"
     told = "on the half of the examples that the choice of this variant has not seen" if row.best else "on all examples"
     unit = ", %" if result.measure in PERCENT else ""
-    tried = sum(other.kind != "model" for other in result.rows)
+    tried = sum(other.kind != "model" and other.error is None for other in result.rows)
     count = f"{tried} variants were tried" if tried > 1 else "one variant was tried"
     models = [other for other in result.rows if other.kind == "model"]
     lines = [

@@ -28,7 +28,7 @@ class Checkpoints(Closing):
     """Claims a sweep's directory. Raises OutputError for one that holds something else, ResultsError for one in use.
 
     A line of the journal tells of a candidate's directory: the `key` of the work there and what it has `shared` with
-    the others, see `Work`, and the `digest` of the content that was scored.
+    the others, see `Work`, and the `digest` of the content that was scored, or the `error` for which there is none.
     """
 
     def __init__(self, out: Path) -> None:
@@ -88,6 +88,16 @@ class Checkpoints(Closing):
     def note_scored(self, work: Work, digest: str) -> None:
         """All is known of its content."""
         self._journal.put(work.place, {**self._row(work), "digest": digest})
+
+    def problem(self, work: Work) -> str | None:
+        """Why it could not be made; nothing of that has changed since."""
+        found = self._row(work).get("error") if self._is_begun(work) else None
+        return None if found is None else str(found)
+
+    def note_failed(self, work: Work, problem: str) -> None:
+        """It cannot be made, and would not be another time; what there is of it is removed."""
+        self._remove(work.place)
+        self._journal.put(work.place, {"key": work.key, "shared": work.shared, "error": problem})
 
     def drop(self, works: Iterable[Work]) -> None:
         """Remove their checkpoints."""

@@ -121,3 +121,5 @@ def sweep(
         print_json(result.json())
     else:
         print_sweep(result, str(out))
+    if all(row.error is not None for row in result.rows if row.kind != "model"):
+        click.get_current_context().exit(1)  # nothing could be made

@@ -14,14 +14,14 @@ from evalkit.figures import tail_of
 from evalkit.progress import Progress as ScoringProgress
 from evalkit.progress_bar import ProgressBar
 from evalkit.sweeps.bound import Bound
-from evalkit.sweeps.report import CHOSEN, OPTIMAL, REFUSED, asked, changes, heading, marks, scores
+from evalkit.sweeps.report import CHOSEN, FAILED, OPTIMAL, REFUSED, asked, changes, heading, marks, scores
 from evalkit.sweeps.result import Row, SweepResult
 from surgery.console import ApplyProgress, make_console, make_table
 from surgery.size import show_size
 
 WIDTH = 110  # characters of a line of prose
 SHORT = 30  # characters of a name that are shown at least
-SIGNS = {CHOSEN: ">", OPTIMAL: "^", REFUSED: "!"}
+SIGNS = {CHOSEN: ">", OPTIMAL: "^", REFUSED: "!", FAILED: "x"}
 
 
 def print_sweep(result: SweepResult, out: str) -> None:
@@ -67,7 +67,7 @@ def _column(title: str, cells: Sequence[str], result: SweepResult) -> Column:
 
 
 def _style(row: Row) -> str:
-    return "bold" if row.best else "dim" if REFUSED in marks(row) else ""
+    return "bold" if row.best else "dim" if {REFUSED, FAILED} & {*marks(row)} else ""
 
 
 def _say(console: Console, sentence: str) -> None:

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 import surgery
 from surgery.api import Model, Variant
 from surgery.closing import Closing
-from surgery.errors import SurgeryError
+from surgery.errors import NumericalError, SurgeryError
 
 if TYPE_CHECKING:
     from surgery.executor import Progress
@@ -72,7 +72,10 @@ class Maker(Closing):
             pickle.dump((batch, dict(models), making), pipe)
 
     def wait(self) -> None:
-        """Wait until the checkpoints lie there. Raises SurgeryError with what went wrong in the other process."""
+        """Wait until the checkpoints lie there.
+
+        Raises SurgeryError with what went wrong in the other process, NumericalError where it was one.
+        """
         assert self._process.stdout is not None
         answer = self._process.stdout.read()
         self._process.wait()
@@ -80,7 +83,7 @@ class Maker(Closing):
             raise SurgeryError(self._reason())
         problem = json.loads(answer)
         if problem is not None:
-            raise SurgeryError(problem)
+            raise (NumericalError if problem["numerical"] else SurgeryError)(problem["message"])
 
     def close(self) -> None:
         """End the process; what it has finished is gone on with by the next that makes the same batch."""
@@ -112,7 +115,7 @@ def main() -> NoReturn:
     try:
         make(batch, models, making)
     except SurgeryError as error:
-        problem = str(error)
+        problem = {"numerical": isinstance(error, NumericalError), "message": str(error)}
     answer.write(json.dumps(problem).encode())
     answer.close()
     os._exit(0)  # tearing torch down takes 0.3 s

@@ -23,12 +23,13 @@ class Row:
     `digest` names its content (see `evalkit.digest`). `objective` is what the choice goes by, on the selection half,
     the larger the better; `allowed` tells whether it loses no more there than is tolerated. `pareto`: no other row is
     as good on every split and better on one, on all examples. `kept` is the checkpoint in the sweep's directory. A
-    `baseline` is a plain average of models.
+    `baseline` is a plain average of models. A variant that could not be made has an `error`, which says why, and no
+    digest and scores.
     """
 
     name: str
     kind: Kind
-    digest: str
+    digest: str | None
     recipe: str | None = None
     summary: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Row:
     pareto: bool = False
     best: bool = False
     kept: str | None = None
+    error: str | None = None
 
     def json(self) -> dict[str, Any]:
         """As plain data."""

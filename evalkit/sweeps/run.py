@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -12,7 +13,7 @@ from evalkit.sweeps.bound import Bound, Work
 from evalkit.sweeps.checkpoints import CHECKPOINTS, Checkpoints, refuse_inputs
 from evalkit.sweeps.choice import Entry, choose, make_rows, pareto, scores_of
 from evalkit.sweeps.maker import Making
-from evalkit.sweeps.making import Room, produce
+from evalkit.sweeps.making import Production, Room
 from evalkit.sweeps.progress import Progress
 from evalkit.sweeps.result import Row
 from evalkit.sweeps.scoring import Scoring
@@ -53,6 +54,7 @@ class _Running:
         self.scoring = scoring
         self.progress = progress
         self.known: dict[str, Entry] = {}
+        self.failed: dict[str, str] = {}  # candidates that cannot be made, and why
         self._begun: set[str] = set()  # candidates that are being made, or lie there to be scored
         self._gone: set[str] = set()  # candidates of which nothing lies there
 
@@ -62,9 +64,13 @@ class _Running:
         for work in self.bound.works:
             digest = self.checkpoints.digest(work)
             found = None if digest is None else self.scoring.recall(work.name, digest)
+            problem = self.checkpoints.problem(work)
             if found is not None:
                 self._learn(work, found)
-        self.progress.begin(len(self.bound.models), len(self.bound.works), len(self.known))
+            elif problem is not None:
+                self.failed[work.name] = problem
+        known = len(self.known) + len(self.failed)
+        self.progress.begin(len(self.bound.models), len(self.bound.works), known)
 
     def check(self, making: Making) -> None:
         """Find out whether what is missing can be made, before anything is asked. Raises any SurgeryError."""
@@ -112,16 +118,18 @@ class _Running:
             room = Room(works, self.checkpoints, self.keep, making)
             self._begin(works, room)
             batches = room.divide(works)
-            making_them = produce(
-                batches, self.bound.works, self.bound.models, self.checkpoints, room, making, self.progress
+            production = Production(
+                self.bound.works, self.bound.models, self.checkpoints, making, self.progress, self._fail
             )
-            with closing(making_them) as made:
+            with closing(production.produce(batches, room)) as made:
                 for batch in made:
                     self.score(batch)
 
     def rows(self) -> list[Row]:
-        """All rows; the winner is linked to."""
-        rows = make_rows(self.entries(), self.bound.aim)
+        """All rows, in the order of the sweep; the winner is linked to."""
+        made = {row.name: row for row in make_rows(self.entries(), self.bound.aim)}
+        made |= {work.name: self._failed_row(work) for work in self.bound.works if work.name in self.failed}
+        rows = [made[name] for name in self._names() if name in made]
         kept = {work.name: work for work in self.bound.works if self.checkpoints.path(work).is_dir()}
         best = next(row.name for row in rows if row.best)
         self.checkpoints.link(kept.get(best))
@@ -131,8 +139,25 @@ class _Running:
 
     def entries(self) -> list[Entry]:
         """The models, and every candidate that is known."""
-        names = [*self.bound.models, *(work.name for work in self.bound.works)]
-        return [self.known[name] for name in names if name in self.known]
+        return [self.known[name] for name in self._names() if name in self.known]
+
+    def _names(self) -> list[str]:
+        return [*self.bound.models, *(work.name for work in self.bound.works)]
+
+    def _failed_row(self, work: Work) -> Row:
+        candidate = work.candidate
+        return Row(
+            work.name, candidate.kind, None, candidate.recipe.name, candidate.recipe.summary, candidate.parameters,
+            candidate.models, objective=math.nan, allowed=False, error=self.failed[work.name],
+        )  # fmt: skip
+
+    def _fail(self, work: Work, problem: str) -> None:
+        """A candidate that cannot be made; the others are nothing the worse for it."""
+        self.failed[work.name] = problem
+        self.known.pop(work.name, None)
+        self._begun.discard(work.name)
+        self.checkpoints.note_failed(work, problem)
+        self.progress.note(f"`{work.name}` could not be made: {problem}")
 
     def _begin(self, works: Sequence[Work], room: Room) -> None:
         """Begin them all; what an interrupted run has left of the first ones stays, as far as there is room for it."""
@@ -147,7 +172,7 @@ class _Running:
         )  # fmt: skip
 
     def _unknown(self) -> list[Work]:
-        return [work for work in self.bound.works if work.name not in self.known]
+        return [work for work in self.bound.works if work.name not in {*self.known, *self.failed}]
 
     def _lost(self) -> list[Work]:
         """What is to stay and is not there."""

@@ -142,6 +142,22 @@ def test_wrong_usage_and_bad_input(
     assert (tmp_path / "sweep.yaml").read_bytes() == before
 
 
+def test_nothing_could_be_made(run: Run, pair: Pair, tmp_path: Path) -> None:
+    """Exit 1 after the table, where not one variant could be made; with one of them that is a note."""
+    recipe = (
+        "{name: big, models: [base, sft], parameters: {w: 1}, output: {dtype: float16}, "
+        "steps: [{op: linear, models: [base, sft], weights: [0, $w], normalize: false}]}"
+    )
+    for values, expected in (("[1.0e+6]", 1), ("[1.0e+6, 0.5]", 0)):
+        spec = {**SPEC, "averages": [], "variants": []}
+        text = json.dumps(spec).replace('"variants": []', f'"variants": [{{recipe: {recipe}, grid: {{w: {values}}}}}]')
+        (tmp_path / f"big{expected}.yaml").write_text(text)
+        code, out, err = run(f"big{expected}.yaml", *pair.values(), "--out", f"big{expected}")
+        assert code == expected, err
+        assert "note: `big w=1000000.0` could not be made: `model." in err
+        assert "x could not be made" in out
+
+
 def test_an_error_on_the_way_says_how_to_go_on(run: Run, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one that comes before anything has begun."""
 

@@ -342,3 +342,72 @@ def test_too_few_examples_and_unknown_splits(sweeping: Sweeping, engine: Make, t
         "split `ood`: its 1 examples leave nothing for the selection half; score more (`n`, `--n`)",
     ]
     assert not (tmp_path / "out").exists()
+
+
+BIG: dict[str, Any] = {
+    "name": "big",
+    "models": ["base", "sft"],
+    "parameters": {"w": 1.0},
+    "steps": [{"op": "linear", "models": ["base", "sft"], "weights": [0.5, "$w"], "normalize": False}],
+    "output": {"dtype": "float16"},
+}
+BURSTING = {
+    **SPEC,
+    "variants": [{"recipe": BIG, "grid": {"w": [0.4, 1e6]}}, *SPEC["variants"]],
+}  # the norms are 1: 1e6 is more than float16 holds
+FAILED = "big w=1000000.0"
+
+
+def by_itself(spec: dict[str, Any]) -> dict[str, Any]:
+    """The sweep without what cannot be made."""
+    return {**spec, "variants": [{"recipe": BIG, "grid": {"w": [0.4]}}, *SPEC["variants"]]}
+
+
+@pytest.mark.parametrize("copies", [None, 2, 1])
+def test_a_variant_that_cannot_be_made_is_its_own_loss(
+    sweeping: Sweeping, engine: Make, tmp_path: Path, pair: Pair, copies: int | None
+) -> None:
+    """All others are made, scored and kept as without it, in whatever batches; its row and a note say why."""
+    nbytes = 2 * (pair["sft"] / "model.safetensors").stat().st_size
+    engine()
+    told = Noting()
+    result = sweeping(BURSTING, keep="all", disk=copies and int((copies + 0.5) * nbytes), progress=told)
+    row = result.row(FAILED)
+    assert [each.name for each in result.rows].index(FAILED) == 3
+    assert row.error.startswith("`model.")
+    assert "float16 holds up to" in row.error
+    assert str(tmp_path) not in row.error
+    assert (row.scores, row.digest, row.kept, row.best) == ({}, None, None, False)
+    assert told.notes == [f"`{FAILED}` could not be made: {row.error}"]
+    assert any(sentence.startswith(f"{FAILED} could not be made: ") for sentence in result.words)
+    assert f"could not be made: {row.error.partition('(')[0]}" in (tmp_path / "out" / "report.html").read_text()
+    engine()
+    without = sweeping(by_itself(BURSTING), "without", keep="all")
+    assert [each.digest for each in result.rows if each is not row] == [each.digest for each in without.rows]
+    assert kept(tmp_path / "out") == kept(tmp_path / "without")
+    made, again = engine(), Noting()
+    assert sweeping(BURSTING, keep="all", progress=again) == result
+    assert (made.answers, again.notes) == ({}, [])
+    assert not [text for text in again.said if "making" in text]
+
+
+def test_nothing_can_be_made(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """A result all the same, with the models in it."""
+    engine()
+    spec = {**SPEC, "variants": [{"recipe": BIG, "grid": {"w": [1e6, 1e7]}}], "averages": []}
+    result = sweeping(spec, progress=Noting())
+    assert [row.error is None for row in result.rows] == [True, True, False, False]
+    assert result.best == "sft"
+    assert kept(tmp_path / "out") == []
+    assert result.words[0] == "None of the variants could be made: nothing was chosen beside sft."
+
+
+class Noting(Told):
+    """Remembers notes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
