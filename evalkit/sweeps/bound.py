@@ -17,7 +17,7 @@ from evalkit.evaluation import Evaluation
 from evalkit.store import label
 from evalkit.sweeps.choice import Aim
 from evalkit.sweeps.grid import Candidate
-from evalkit.sweeps.halves import empty_halves
+from evalkit.sweeps.halves import HALVES, empty_halves, half_of
 from evalkit.sweeps.spec import Sweep
 from surgery.api import Model, Variant
 from surgery.checkpoint import Checkpoint, open_checkpoint
@@ -27,7 +27,9 @@ from surgery.manifest import identity
 from surgery.plan import Plan
 from surgery.planner import make_plan
 from surgery.source import Source
-from surgery.wording import quoted, show
+from surgery.wording import numbered, quoted, show
+
+FEW = 10  # problems of a half, below which the interval of a share spans more than half of what is possible
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,28 @@ class Bound:
         counts = Counter(example.split for each in self.evaluations for example in each.examples)
         return {split: counts[split] for split in self.aim.splits}
 
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What makes the choice, or what is told of it, worth little."""
+        notes = []
+        for split in self.aim.splits:
+            keys = {example.key for each in self.evaluations for example in each.examples if example.split == split}
+            for half in HALVES[1:]:
+                count = sum(half_of(key) == half for key in keys)
+                if count < FEW:
+                    notes.append(
+                        f"the {half} half of {split} has {numbered(count, 'problem')}: by so few, little can be told "
+                        "apart; score more (`n`, `--n`)"
+                    )
+        return tuple(notes)
+
     def json(self) -> dict[str, Any]:
         """What would be done, as plain data."""
         return {
             "name": self.sweep.name,
             "models": {role: str(model) for role, model in self.models.items()},
             "examples": dict(self.examples),
+            "notes": [*self.notes],
             "variants": [
                 {
                     "name": work.name,
@@ -172,5 +190,6 @@ def _too_few(aim: Aim, evaluations: Sequence[Evaluation]) -> Iterator[Fault]:
     for split in aim.splits:
         keys = [example.key for each in evaluations for example in each.examples if example.split == split]
         for half in empty_halves(keys):
-            message = f"its {len(keys)} examples leave nothing for the {half} half; score more (`n`, `--n`)"
-            yield Fault(f"split `{split}`", message)
+            leave = "leaves" if len(keys) == 1 else "leave"
+            found = f"its {numbered(len(keys), 'example')} {leave} nothing for the {half} half"
+            yield Fault(f"split `{split}`", f"{found}; score more (`n`, `--n`)")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evalkit.sweeps.halves import Half
 from evalkit.sweeps.result import Row, SweepResult
-from evalkit.sweeps.words import NAMES, PERCENT, difference, figure
+from evalkit.sweeps.words import NAMES, PERCENT, SHARED, difference, figure
 from surgery.card import CARD_FILE
 from surgery.unfinished import writing
 from surgery.whole_file import write_whole
@@ -54,7 +54,8 @@ def _section(row: Row, result: SweepResult) -> str:
         lines.append(_line(name, [figure(other.scores[half][split], result.measure) for split in result.splits]))
     changes = [difference(row.to_start[half][split], result.measure) for split in result.splits]
     lines.append(_line(f"this checkpoint less `{result.start}`, on the same examples", changes))
-    return "\n".join([*lines, "", f"Evaluation: {_settings(result)}.", ""])
+    shared = ["", SHARED] if row.shared else []
+    return "\n".join([*lines, "", f"Evaluation: {_settings(result)}.", *shared, ""])
 
 
 def _line(name: str, cells: list[str]) -> str:

@@ -32,7 +32,11 @@ WATCH_SECONDS = 0.5  # between two looks whether the process that scores is aliv
 
 @dataclass(frozen=True)
 class Making:
-    """How checkpoints are made, as by `surgery apply`; `disk` bounds what lies there at a time, in bytes."""
+    """How checkpoints are made, as by `surgery apply`.
+
+    `disk` bounds in bytes what lies there of variants that may still go, the best so far among them where one is kept.
+    What stays for good, with `keep` as `all` or `pareto`, is beside that.
+    """
 
     workers: int | None = None
     memory: int | None = None

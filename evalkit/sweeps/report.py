@@ -8,7 +8,7 @@ from typing import Any
 
 from evalkit.figures import counts, one_line, settings_line
 from evalkit.sweeps.result import Row, SweepResult
-from evalkit.sweeps.words import NAMES, PERCENT, difference, figure
+from evalkit.sweeps.words import NAMES, PERCENT, SHARED, difference, figure
 from surgery.page import address, render
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -30,6 +30,7 @@ def make_report(result: SweepResult, picture: bytes, commands: Sequence[str]) ->
             "recipes": {row.recipe: row.summary for row in result.rows if row.recipe},
             "settings": asked(result),
             "commands": commands,
+            "remark": SHARED if result.winner.shared else "",
         },
     )
 

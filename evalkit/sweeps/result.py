@@ -24,7 +24,8 @@ class Row:
     the larger the better; `allowed` tells whether it loses no more there than is tolerated. `pareto`: no other row is
     as good on every split and better on one, on all examples. `kept` is the checkpoint in the sweep's directory. A
     `baseline` is a plain average of models. A variant that could not be made has an `error`, which says why, and no
-    digest and scores.
+    digest and scores. `shared`: it was made of parts of decompositions of which other variants need more, so that
+    `surgery apply` alone may differ in the last bits.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Row:
     best: bool = False
     kept: str | None = None
     error: str | None = None
+    shared: bool = False
 
     def json(self) -> dict[str, Any]:
         """As plain data."""

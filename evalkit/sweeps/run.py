@@ -19,6 +19,7 @@ from evalkit.sweeps.result import Row
 from evalkit.sweeps.scoring import Scoring
 from evalkit.sweeps.spec import Keep
 from surgery.crew import check_device
+from surgery.wording import numbered
 
 RESULTS = "results"
 
@@ -56,6 +57,7 @@ class _Running:
         self.known: dict[str, Entry] = {}
         self.failed: dict[str, str] = {}  # candidates that cannot be made, and why
         self._begun: set[str] = set()  # candidates that are being made, or lie there to be scored
+        self._kept: set[str] = set()  # known from an earlier run, which has kept them
         self._gone: set[str] = set()  # candidates of which nothing lies there
 
     def recall(self) -> None:
@@ -67,10 +69,13 @@ class _Running:
             problem = self.checkpoints.problem(work)
             if found is not None:
                 self._learn(work, found)
+                self._kept |= {work.name} if self.checkpoints.lies_there(work) else set()
             elif problem is not None:
                 self.failed[work.name] = problem
         known = len(self.known) + len(self.failed)
         self.progress.begin(len(self.bound.models), len(self.bound.works), known)
+        for text in self.bound.notes:
+            self.progress.note(text)
 
     def check(self, making: Making) -> None:
         """Find out whether what is missing can be made, before anything is asked. Raises any SurgeryError."""
@@ -133,9 +138,9 @@ class _Running:
         kept = {work.name: work for work in self.bound.works if self.checkpoints.path(work).is_dir()}
         best = next(row.name for row in rows if row.best)
         self.checkpoints.link(kept.get(best))
-        return [
-            replace(row, kept=f"{CHECKPOINTS}/{kept[row.name].place}" if row.name in kept else None) for row in rows
-        ]
+        shared = {work.name for work in self.bound.works if work.shared is not None}
+        places = {name: f"{CHECKPOINTS}/{work.place}" for name, work in kept.items()}
+        return [replace(row, kept=places.get(row.name), shared=row.name in shared) for row in rows]
 
     def entries(self) -> list[Entry]:
         """The models, and every candidate that is known."""
@@ -196,5 +201,10 @@ class _Running:
     def _tidy(self) -> None:
         """Remove the checkpoints of candidates that are known and do not stay."""
         leaving = self.known.keys() - self._staying() - self._begun - self._gone
+        kept = [work for work in self.bound.works if work.name in leaving & self._kept]
+        self._kept -= leaving
+        if kept:
+            which = numbered(len(kept), "checkpoint")
+            self.progress.note(f"{which} of an earlier run {'does' if len(kept) == 1 else 'do'} not stay: removed")
         self.checkpoints.drop(work for work in self.bound.works if work.name in leaving)
         self._gone |= leaving

@@ -11,8 +11,13 @@ from evalkit.summary import compare
 from evalkit.sweeps.choice import Aim, Entry
 from evalkit.sweeps.halves import restricted
 from evalkit.sweeps.result import Row
+from surgery.wording import numbered
 
 FAILED = 3  # variants of which the words say why they could not be made
+SHARED = (
+    "Made with the decompositions that all variants of the sweep share; `surgery apply` alone may differ in the last "
+    "bits."
+)
 PERCENT = ("accuracy",)  # measures that are shown in per cent
 NAMES = {
     "accuracy": "accuracy",
@@ -95,7 +100,7 @@ def _refused(rows: Sequence[Row], aim: Aim) -> Iterator[str]:
     if refused:
         lost = " or ".join(f"{_amount(by, aim)} of {split}" for split, by in aim.objective.tolerate.items())
         yield (
-            f"{len(refused)} of {len(variants)} variant{'s' if len(variants) > 1 else ''} "
+            f"{len(refused)} of {numbered(len(variants), 'variant')} "
             f"{'lose' if len(refused) > 1 else 'loses'} more on the selection half than the tolerated {lost}."
         )
 

@@ -61,6 +61,8 @@ def test_table_files_and_progress(run: Run, pair: Pair, tmp_path: Path) -> None:
     assert "kept/best -> checkpoints/values-only: 5 values-only" in out
     surgery.verify(tmp_path / "kept" / "best")
     said = [line for line in err.splitlines() if line.startswith(("[", "making", "note"))]
+    few, *said = said
+    assert few.startswith("note: the selection half of ood has 9 problems")
     assert said == [
         "[1/6] base", "[2/6] sft", "making 4 variants", "[3/6] restore-top-20pct-rotate head=10%",
         "[4/6] restore-top-20pct-rotate head=50%", "[5/6] values-only", "[6/6] wise-ft alpha=0.5",
@@ -107,6 +109,7 @@ def test_bundled_sweeps_are_listed_and_shown(run: Run) -> None:
     assert YAML(typ="safe").load(out)["name"] == "restore"
     code, _, err = run("--show", "restor")
     assert (code, "did you mean `restore`?" in err) == (1, True)
+    assert "found no bundled sweep `nope`; bundled sweeps: `demo`, `restore`" in run("--show", "nope")[2]
 
 
 @pytest.mark.parametrize(

@@ -338,8 +338,8 @@ def test_too_few_examples_and_unknown_splits(sweeping: Sweeping, engine: Make, t
     assert [str(fault) for fault in caught.value.faults] == [
         "sweep objective.improve.odd: `odd` is not among the splits that are scored: `id`, `ood`",
         "sweep objective.tolerate.hard: `hard` is not among the splits that are scored: `id`, `ood`",
-        "split `id`: its 1 examples leave nothing for the report half; score more (`n`, `--n`)",
-        "split `ood`: its 1 examples leave nothing for the selection half; score more (`n`, `--n`)",
+        "split `id`: its 1 example leaves nothing for the report half; score more (`n`, `--n`)",
+        "split `ood`: its 1 example leaves nothing for the selection half; score more (`n`, `--n`)",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -378,7 +378,7 @@ def test_a_variant_that_cannot_be_made_is_its_own_loss(
     assert "float16 holds up to" in row.error
     assert str(tmp_path) not in row.error
     assert (row.scores, row.digest, row.kept, row.best) == ({}, None, None, False)
-    assert told.notes == [f"`{FAILED}` could not be made: {row.error}"]
+    assert told.notes[1:] == [f"`{FAILED}` could not be made: {row.error}"]
     assert any(sentence.startswith(f"{FAILED} could not be made: ") for sentence in result.words)
     assert f"could not be made: {row.error.partition('(')[0]}" in (tmp_path / "out" / "report.html").read_text()
     engine()
@@ -387,7 +387,7 @@ def test_a_variant_that_cannot_be_made_is_its_own_loss(
     assert kept(tmp_path / "out") == kept(tmp_path / "without")
     made, again = engine(), Noting()
     assert sweeping(BURSTING, keep="all", progress=again) == result
-    assert (made.answers, again.notes) == ({}, [])
+    assert (made.answers, again.notes) == ({}, told.notes[:1])  # which is that a half is small
     assert not [text for text in again.said if "making" in text]
 
 
@@ -411,3 +411,34 @@ class Noting(Told):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+def test_checkpoints_of_an_earlier_run_go_with_a_note(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """How many of those that it had kept do not stay; nothing of those that have just been made."""
+    engine()
+    first, second, third = Noting(), Noting(), Noting()
+    sweeping(keep="all", n=60, progress=first)
+    sweeping(keep="none", n=60, progress=second)
+    sweeping(keep="none", n=60, progress=third)
+    assert (first.notes, third.notes) == ([], [])
+    assert second.notes == ["4 checkpoints of an earlier run do not stay: removed"]
+    assert kept(tmp_path / "out") == []
+
+
+def test_halves_of_few_problems_are_noted(sweeping: Sweeping, engine: Make) -> None:
+    """With their number, before anything is asked."""
+    engine()
+    told = Noting()
+    sweeping(n=6, progress=told)
+    assert told.notes
+    assert all("score more (`n`, `--n`)" in text for text in told.notes)
+    assert told.notes[0].startswith("the selection half of id has ")
+
+
+def test_rows_tell_whose_last_bits_depend_on_others(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """Those that get a part of a larger decomposition; an average does not, and the page of a winner says so."""
+    engine(by_name(**SHARES | {"restore_top_20pct_rotate_head_10": (1.0, 1.0)}))
+    shared = [row.name for row in sweeping().rows if row.shared]
+    assert NAMES[2] in shared
+    assert NAMES[5] not in shared
+    assert "`surgery apply` alone may differ in the last bits" in (tmp_path / "out" / "report.html").read_text()
