@@ -107,7 +107,7 @@ def test_progress_counts_what_is_scored(capsys: pytest.CaptureFixture[str]) -> N
             pass
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "note: 1 of 3 variants are known from an earlier run", "[2/5] base", "[3/5] sft", "making 1 variant",
+        "note: 1 of 3 variants is known from an earlier run", "[2/5] base", "[3/5] sft", "making 1 variant",
         "[4/5] a", "[5/5] b", "[5/5] b",
     ]  # fmt: skip
     assert progress.began
