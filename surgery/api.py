@@ -102,6 +102,7 @@ def apply_all(
     variants: Sequence[Variant],
     models: Mapping[str, Model],
     *,
+    beside: Sequence[Variant] = (),
     workers: int | None = None,
     memory: int | None = None,
     device: str = "cpu",
@@ -122,23 +123,31 @@ def apply_all(
     depends on all `variants`, not on what is finished: pass the same ones again to go on after an interruption. With
     others, what was left unfinished is made anew where its last bits might differ.
 
-    Returns one result for each variant, in order. Raises any SurgeryError.
+    `beside` are variants that are made in other calls: they count for the size of decompositions, and so for `memory`,
+    and nothing else is done about them. In whatever parts a set of variants is made, each time with the rest of it in
+    `beside`, its bytes are the same.
+
+    Returns one result for each of `variants`, in order. Raises any SurgeryError.
     """
     from surgery.making import Options
 
     options = Options(_workers(workers), memory, device, cache, overwrite, fresh, durable, keep=True)
-    return _apply(variants, models, options, progress)
+    return _apply(variants, models, options, progress, beside)
 
 
 def _apply(
-    variants: Sequence[Variant], models: Mapping[str, Model], options: Options, progress: Progress | None
+    variants: Sequence[Variant],
+    models: Mapping[str, Model],
+    options: Options,
+    progress: Progress | None,
+    beside: Sequence[Variant] = (),
 ) -> list[Applied]:
     from surgery.making import make_outputs
 
-    plans = _plan_all(variants, models)
+    plans = _plan_all([*variants, *beside], models)
     outs = [Path(variant.out) for variant in variants]
     resumed = make_outputs(plans, outs, options, progress)
-    return [Applied(out, plan, count) for out, plan, count in zip(outs, plans, resumed, strict=True)]
+    return [Applied(out, plan, count) for out, plan, count in zip(outs, plans, resumed, strict=False)]
 
 
 def _plan_all(variants: Sequence[Variant], models: Mapping[str, Model]) -> list[Plan]:

@@ -1,4 +1,4 @@
-"""The recipes that come with the package, and the configurations of the trainers in a folder of theirs."""
+"""The recipes that come with the package, and sweeps and configurations of the trainers in folders of theirs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _SUFFIX = ".yaml"
+_NOUNS = {"": "recipe", "sweeps": "sweep"}  # by folder
 
 
 def _directory(folder: str) -> Traversable:
@@ -29,9 +30,9 @@ def names(folder: str = "") -> list[str]:
 
 
 def read(name: str, folder: str = "") -> str:
-    """The text of the recipe of this name. Raises RecipeError when there is none."""
+    """The text of the document of this name. Raises RecipeError when there is none."""
     if name not in names(folder):
-        kind = "configuration" if folder else "recipe"
+        kind = _NOUNS.get(folder, "configuration")
         hint = suggestion(name, names(folder), f"bundled {kind}s")
         raise RecipeError([Fault("", f"found no bundled {kind} {show(name)}; {hint}")])
     return (_directory(folder) / f"{name}{_SUFFIX}").read_text("utf-8")

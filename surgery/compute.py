@@ -58,7 +58,7 @@ def make_tensors(
             try:
                 each.add(pieces, shared)
             except NumericalError as error:
-                if len(job.parts) == 1:
+                if len(writers) == 1:
                     raise
                 raise NumericalError(f"`{each.out}`: {error}") from error
             if each.left == 0:

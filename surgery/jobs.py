@@ -174,6 +174,7 @@ class Batch:
                     sizes = [(asked, job.sizes.get(matrix, asked)) for matrix, asked in part.asked()]
                     if any(_differs(asked, size, min(job.piece_shape)) for asked, size in sizes):
                         larger.append((job.name, sizes))
+        larger.sort()  # the order of the jobs is that of the plans
         return hashlib.blake2b(json.dumps(larger).encode(), digest_size=16).hexdigest() if larger else None
 
 

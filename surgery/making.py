@@ -44,13 +44,13 @@ def make_outputs(
 ) -> list[int]:
     """Make the output of each plan; returns for each how many of its tensors were there already.
 
-    Nothing is written before all of them have been checked. If one cannot be made, none appears, and what is finished
-    of each is kept.
+    Plans beyond the last of `outs` are not made; they decide over the sizes of decompositions only. Nothing is written
+    before all of them have been checked. If one cannot be made, none appears, and what is finished of each is kept.
     """
     batch = Batch(plans)
     works = [_Work(out, batch, i, options) for i, out in enumerate(outs)]
     _refuse_overlaps(works)
-    resumed = [len(plan.tensors) for plan in plans]
+    resumed = [len(work.plan.tensors) for work in works]
     missing = {i: work for i, work in enumerate(works) if not work.is_finished()}
     if missing:
         for work in missing.values():

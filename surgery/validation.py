@@ -49,9 +49,11 @@ def mistakes(
     void = set(void)
     around_void = {path[:end] for path in void for end in range(len(path))}
     found: dict[tuple[Path, str], list[str]] = {}
-    for details in error.errors(include_url=False):
-        path = _path(details["loc"], data)
-        if any(path[:end] in void for end in range(len(path) + 1)) or _follows(dict(details), path in around_void):
+    all_details = [(_path(details["loc"], data), details) for details in error.errors(include_url=False)]
+    dropped = [path for path, _ in all_details if any(path[:end] in void for end in range(len(path) + 1))]
+    accepted = {path[:end] for path in dropped for end in range(len(path))}  # by the branch that looked into them
+    for path, details in all_details:
+        if path in dropped or _follows(dict(details), path in around_void, path in accepted):
             continue
         start, end = _message(dict(details), path, model, data, roles)
         ends = found.setdefault((path, start), [])
@@ -65,9 +67,11 @@ def mistakes(
     ]
 
 
-def _follows(details: dict[str, Any], around_void: bool) -> bool:
+def _follows(details: dict[str, Any], around_void: bool, accepted: bool) -> bool:
     """Whether the error only follows from something that is reported anyway."""
     kind = details["type"]
+    if accepted and kind.endswith("_type"):
+        return True  # another branch of a union than the one that fails for a value without meaning
     if kind == "default_factory_not_called":
         return True
     if kind == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]:

@@ -38,6 +38,11 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(show(name) for name in names[:LISTED]) + rest
 
 
+def numbered(n: int, noun: str) -> str:
+    """`1 variant`, `2,000 variants`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that a misspelt name most resembles (difflib ratio, letter case ignored), or None."""
     folded = {candidate.casefold(): candidate for candidate in islice(candidates, COMPARED)}

@@ -438,6 +438,32 @@ def test_outputs_that_touch_each_other_or_any_input_are_refused(
     assert set(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("parts", [[HEADS[:2], HEADS[2:]], [[head] for head in HEADS[::-1]]])
+def test_made_in_parts_the_bytes_are_those_of_all(
+    models: dict[str, Path], tmp_path: Path, parts: list[Sequence[str]]
+) -> None:
+    """With the rest beside, a part of the variants has the bytes that it has among all; only the part is made."""
+    surgery.apply_all(heads(tmp_path / "whole"), models)
+    for part in parts:
+        beside = heads(tmp_path / "beside", [head for head in HEADS if head not in part])
+        results = surgery.apply_all(heads(tmp_path / "out", part), models, beside=beside)
+        assert [result.out.name for result in results] == [*part]
+        assert all(result.resumed == 0 for result in results)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert not (tmp_path / "beside").exists()
+
+
+def test_what_is_beside_counts_for_memory(models: dict[str, Path], tmp_path: Path) -> None:
+    """The bound that one part asks for is that of all parts."""
+    small, large = heads(tmp_path / "out", ("5%", "30%"))
+    both = [models["base"], models["sft"]]
+    plans = [surgery.plan(KNOB, both, settings=each.settings) for each in (small, large)]
+    needed = max(plan.peak_memory(1) for plan in plans)
+    with pytest.raises(PlanError, match="raise `--memory` to at least"):
+        surgery.apply_all([small], models, beside=[large], memory=needed - 1)
+    assert surgery.apply_all([small], models, beside=[large], memory=needed + (1 << 22))
+
+
 def test_a_missing_role_is_named(models: dict[str, Path], tmp_path: Path) -> None:
     """With the roles that there are."""
     made = variants(tmp_path, [KNOB, recipe({"op": "swap_directions", "from": "ppo"})])

@@ -17,29 +17,34 @@ from evalkit.evaluation import Evaluation
 from evalkit.store import label
 from evalkit.sweeps.choice import Aim
 from evalkit.sweeps.grid import Candidate
-from evalkit.sweeps.halves import empty_halves
+from evalkit.sweeps.halves import HALVES, empty_halves, half_of
 from evalkit.sweeps.spec import Sweep
 from surgery.api import Model, Variant
 from surgery.checkpoint import Checkpoint, open_checkpoint
 from surgery.errors import Fault, Faults, SurgeryError
+from surgery.jobs import Batch
 from surgery.manifest import identity
 from surgery.plan import Plan
 from surgery.planner import make_plan
 from surgery.source import Source
-from surgery.wording import quoted, show
+from surgery.wording import numbered, quoted, show
+
+FEW = 10  # problems of a half, below which the interval of a share spans more than half of what is possible
 
 
 @dataclass(frozen=True)
 class Work:
     """A candidate with its plan and the models of its recipe's roles.
 
-    `key` is a digest of all that decides its bytes when it is made alone, `place` the name of its directory.
+    `key` is a digest of all that decides its bytes when it is made alone, `shared` one of the decompositions of which
+    it gets a part, since other candidates need more; None without such. `place` is the name of its directory.
     """
 
     candidate: Candidate
     plan: Plan
     models: Mapping[str, Model]
     key: str
+    shared: str | None
     place: str
 
     @property
@@ -67,11 +72,30 @@ class Bound:
     evaluations: tuple[Evaluation, ...]
     aim: Aim
 
+    def check_memory(self, limit: int) -> None:
+        """Raises PlanError where a tensor takes more than a process of `limit` bytes has room for, in any batch."""
+        Batch([work.plan for work in self.works]).check_memory(limit)
+
     @cached_property
     def examples(self) -> Mapping[str, int]:
         """How many of each split every model is asked, under all seeds."""
         counts = Counter(example.split for each in self.evaluations for example in each.examples)
         return {split: counts[split] for split in self.aim.splits}
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What makes the choice, or what is told of it, worth little."""
+        notes = []
+        for split in self.aim.splits:
+            keys = {example.key for each in self.evaluations for example in each.examples if example.split == split}
+            for half in HALVES[1:]:
+                count = sum(half_of(key) == half for key in keys)
+                if count < FEW:
+                    notes.append(
+                        f"the {half} half of {split} has {numbered(count, 'problem')}: by so few, little can be told "
+                        "apart; score more (`n`, `--n`)"
+                    )
+        return tuple(notes)
 
     def json(self) -> dict[str, Any]:
         """What would be done, as plain data."""
@@ -79,6 +103,7 @@ class Bound:
             "name": self.sweep.name,
             "models": {role: str(model) for role, model in self.models.items()},
             "examples": dict(self.examples),
+            "notes": [*self.notes],
             "variants": [
                 {
                     "name": work.name,
@@ -102,9 +127,12 @@ def bind(
     aim = Aim(sweep.start, evaluations[0].splits, sweep.objective)
     faults = [*_unknown_splits(aim, source), *_too_few(aim, evaluations)]
     opened: dict[str, Checkpoint] = {}
+    found: dict[str, Checkpoint] = {}  # by path: what a model with two roles decomposes is shared
     for role, model in models.items():
         try:
-            opened[role] = open_checkpoint(model)
+            if str(model) not in found:
+                found[str(model)] = open_checkpoint(model)
+            opened[role] = found[str(model)]
         except SurgeryError as error:
             faults.append(Fault(f"model `{role}`", str(error)))
     planned = []
@@ -127,13 +155,14 @@ def _works(
 ) -> Iterator[Work]:  # fmt: skip
     """Each in a directory named for it; for those that would have the same name, with a part of the key behind it."""
     labels = Counter(_place(candidate.name) for candidate, _ in planned)
-    for candidate, plan in planned:
+    batch = Batch([plan for _, plan in planned])
+    for i, (candidate, plan) in enumerate(planned):
         key = digest_of(identity(plan.hash, plan.inputs, device))
         place = _place(candidate.name)
         if labels[place] > 1:
             place = f"{place}-{digest_of([key, candidate.name])[:8]}"
         roles = {role: models[model] for role, model in candidate.models.items()}
-        yield Work(candidate, plan, roles, key, place)
+        yield Work(candidate, plan, roles, key, batch.others(i), place)
 
 
 def _place(name: str) -> str:
@@ -161,5 +190,6 @@ def _too_few(aim: Aim, evaluations: Sequence[Evaluation]) -> Iterator[Fault]:
     for split in aim.splits:
         keys = [example.key for each in evaluations for example in each.examples if example.split == split]
         for half in empty_halves(keys):
-            message = f"its {len(keys)} examples leave nothing for the {half} half; score more (`n`, `--n`)"
-            yield Fault(f"split `{split}`", message)
+            leave = "leaves" if len(keys) == 1 else "leave"
+            found = f"its {numbered(len(keys), 'example')} {leave} nothing for the {half} half"
+            yield Fault(f"split `{split}`", f"{found}; score more (`n`, `--n`)")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evalkit.sweeps.halves import Half
 from evalkit.sweeps.result import Row, SweepResult
-from evalkit.sweeps.words import NAMES, PERCENT, difference, figure
+from evalkit.sweeps.words import NAMES, PERCENT, SHARED, difference, figure
 from surgery.card import CARD_FILE
 from surgery.unfinished import writing
 from surgery.whole_file import write_whole
@@ -36,7 +36,7 @@ def _section(row: Row, result: SweepResult) -> str:
     half: Half = "report" if row.best else "all"
     told = "on the half of the examples that the choice of this variant has not seen" if row.best else "on all examples"
     unit = ", %" if result.measure in PERCENT else ""
-    tried = sum(other.kind != "model" for other in result.rows)
+    tried = sum(other.kind != "model" and other.error is None for other in result.rows)
     count = f"{tried} variants were tried" if tried > 1 else "one variant was tried"
     models = [other for other in result.rows if other.kind == "model"]
     lines = [
@@ -54,7 +54,8 @@ def _section(row: Row, result: SweepResult) -> str:
         lines.append(_line(name, [figure(other.scores[half][split], result.measure) for split in result.splits]))
     changes = [difference(row.to_start[half][split], result.measure) for split in result.splits]
     lines.append(_line(f"this checkpoint less `{result.start}`, on the same examples", changes))
-    return "\n".join([*lines, "", f"Evaluation: {_settings(result)}.", ""])
+    shared = ["", SHARED] if row.shared else []
+    return "\n".join([*lines, "", f"Evaluation: {_settings(result)}.", *shared, ""])
 
 
 def _line(name: str, cells: list[str]) -> str:

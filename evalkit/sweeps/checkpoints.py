@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.journal import Journal
-from evalkit.sweeps.bound import Work, digest_of
+from evalkit.sweeps.bound import Work
 from surgery.api import Model
 from surgery.closing import Closing
 from surgery.errors import OutputError
 from surgery.manifest import is_current
 from surgery.unfinished import Places, writing
 
-VARIANTS = "variants.jsonl"  # what was begun, made and scored; also the lock
+VARIANTS = "variants.jsonl"  # what was begun and scored; also the lock
 CHECKPOINTS = "checkpoints"
 BEST = "best"  # a link to the winner
 _SWEEP = "/sweep"  # the journal's line about the sweep itself; no directory has such a name
@@ -27,8 +27,8 @@ _PLACE = re.compile(r"[\w-]+", re.ASCII)  # see `bound`
 class Checkpoints(Closing):
     """Claims a sweep's directory. Raises OutputError for one that holds something else, ResultsError for one in use.
 
-    A line of the journal tells of a candidate's directory: the `key` of the work there, the `batch` that it is made in,
-    and the `digest` of the content that was scored; a line of each batch tells whether it was made.
+    A line of the journal tells of a candidate's directory: the `key` of the work there and what it has `shared` with
+    the others, see `Work`, and the `digest` of the content that was scored, or the `error` for which there is none.
     """
 
     def __init__(self, out: Path) -> None:
@@ -66,38 +66,38 @@ class Checkpoints(Closing):
         return self.root / work.place
 
     def lies_there(self, work: Work) -> bool:
-        """Whether its checkpoint was made, from inputs that have not changed since, and is there."""
-        batch = self._journal.get(self._row(work).get("batch", "")) or {}
-        return batch.get("made") is True and is_current(self.path(work), work.plan)
+        """Whether its checkpoint was made, from inputs that have not changed since, and is there.
+
+        One that was scored is right even where it shared other decompositions, in a sweep that has grown since.
+        """
+        row, (out, *beside) = self._row(work), Places(self.path(work)).all
+        right = "digest" in row or self._is_begun(work)
+        return right and not any(map(os.path.lexists, beside)) and is_current(out, work.plan)
 
     def digest(self, work: Work) -> str | None:
         """Of the content that was scored, once it was."""
         return self._row(work).get("digest")
 
-    def begun(self, works: Iterable[Work]) -> list[list[Work]]:
-        """The batches among these that an earlier run has begun: made with the same others, the bytes are the same."""
-        groups: dict[str, list[Work]] = {}
-        for work in works:
-            groups.setdefault(self._row(work).get("batch", ""), []).append(work)
-        return [group for batch, group in groups.items() if batch == _together(group)]
-
     def begin(self, works: Sequence[Work]) -> None:
-        """They are made in one batch from here on, and are to be scored; what others have left of them is dropped."""
-        batch = _together(works)
-        self._journal.put(batch, {"made": False})
+        """They are being made from here on, and are to be scored; what does not belong to that work is removed."""
         for work in works:
-            begun = self._row(work).get("batch") == batch
-            if not begun or (self.path(work).exists() and not is_current(self.path(work), work.plan)):
+            if not self._is_begun(work) or (self.path(work).exists() and not is_current(self.path(work), work.plan)):
                 self._remove(work.place)
-            self._journal.put(work.place, {"key": work.key, "batch": batch})
-
-    def note_made(self, works: Sequence[Work]) -> None:
-        """The checkpoints of a batch lie there."""
-        self._journal.put(_together(works), {"made": True})
+            self._journal.put(work.place, {"key": work.key, "shared": work.shared})
 
     def note_scored(self, work: Work, digest: str) -> None:
         """All is known of its content."""
         self._journal.put(work.place, {**self._row(work), "digest": digest})
+
+    def problem(self, work: Work) -> str | None:
+        """Why it could not be made; nothing of that has changed since."""
+        found = self._row(work).get("error") if self._is_begun(work) else None
+        return None if found is None else str(found)
+
+    def note_failed(self, work: Work, problem: str) -> None:
+        """It cannot be made, and would not be another time; what there is of it is removed."""
+        self._remove(work.place)
+        self._journal.put(work.place, {"key": work.key, "shared": work.shared, "error": problem})
 
     def drop(self, works: Iterable[Work]) -> None:
         """Remove their checkpoints."""
@@ -132,6 +132,11 @@ class Checkpoints(Closing):
         row = self._journal.get(work.place) or {}
         return row if row.get("key") == work.key else {}
 
+    def _is_begun(self, work: Work) -> bool:
+        """Whether what lies there, finished or not, has the bytes that it would be given now."""
+        row = self._row(work)
+        return "shared" in row and row["shared"] == work.shared
+
     def _remove(self, place: str) -> None:
         """Remove a checkpoint, finished or not. The name goes at once: no half of one is taken for a whole."""
         places = Places(self.root / place)
@@ -142,10 +147,6 @@ class Checkpoints(Closing):
             for path in (places.replaced, places.partial):
                 shutil.rmtree(path, ignore_errors=True)
             places.journal.unlink(missing_ok=True)
-
-
-def _together(works: Sequence[Work]) -> str:
-    return f"/batch/{digest_of([work.key for work in works])}"  # no directory has such a name
 
 
 def refuse_inputs(out: Path, models: Mapping[str, Model]) -> None:

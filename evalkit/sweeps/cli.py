@@ -49,7 +49,9 @@ def _show(ctx: click.Context, _: click.Parameter, name: str | None) -> None:
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("sweep"), show_default=True, help="Where it goes.")
 @click.option(
-    "--keep", type=click.Choice(["best", "pareto", "all", "none"]), help="Which checkpoints stay. Default: the sweep's."
+    "--keep",
+    type=click.Choice(["best", "pareto", "all", "none"]),
+    help="Which checkpoints stay; those of earlier runs that are not among them go. Default: the sweep's.",
 )
 @click.option("--n", type=click.IntRange(1), help="Examples of each split. Default: the sweep's.")
 @click.option("--engine", help="vllm or transformers. Default: the sweep's.")
@@ -58,7 +60,11 @@ def _show(ctx: click.Context, _: click.Parameter, name: str | None) -> None:
     help="Passed to the engine: tensor_parallel_size=4, device=cuda, batch_size=16.",
 )  # fmt: skip
 @click.option(
-    "--disk", type=Size(), metavar="SIZE", help="For variants that may go again. Default: half of what is free."
+    "--disk",
+    type=Size(),
+    metavar="SIZE",
+    help="For variants that may go again, the best so far among them; what stays with `all` or `pareto` is beside it. "
+    "Default: half of what is free.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the variants and what they cost, and make nothing.")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List bundled sweeps.")
@@ -121,3 +127,5 @@ def sweep(
         print_json(result.json())
     else:
         print_sweep(result, str(out))
+    if all(row.error is not None for row in result.rows if row.kind != "model"):
+        click.get_current_context().exit(1)  # nothing could be made

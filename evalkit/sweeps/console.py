@@ -14,14 +14,15 @@ from evalkit.figures import tail_of
 from evalkit.progress import Progress as ScoringProgress
 from evalkit.progress_bar import ProgressBar
 from evalkit.sweeps.bound import Bound
-from evalkit.sweeps.report import CHOSEN, OPTIMAL, REFUSED, asked, changes, heading, marks, scores
+from evalkit.sweeps.report import CHOSEN, FAILED, OPTIMAL, REFUSED, asked, changes, heading, marks, scores
 from evalkit.sweeps.result import Row, SweepResult
 from surgery.console import ApplyProgress, make_console, make_table
 from surgery.size import show_size
+from surgery.wording import numbered
 
 WIDTH = 110  # characters of a line of prose
 SHORT = 30  # characters of a name that are shown at least
-SIGNS = {CHOSEN: ">", OPTIMAL: "^", REFUSED: "!"}
+SIGNS = {CHOSEN: ">", OPTIMAL: "^", REFUSED: "!", FAILED: "x"}
 
 
 def print_sweep(result: SweepResult, out: str) -> None:
@@ -67,7 +68,7 @@ def _column(title: str, cells: Sequence[str], result: SweepResult) -> Column:
 
 
 def _style(row: Row) -> str:
-    return "bold" if row.best else "dim" if REFUSED in marks(row) else ""
+    return "bold" if row.best else "dim" if {REFUSED, FAILED} & {*marks(row)} else ""
 
 
 def _say(console: Console, sentence: str) -> None:
@@ -84,10 +85,12 @@ def print_bound(bound: Bound) -> None:
         table.add_row(work.name, f"{computed:,}", f"{copied:,}", show_size(work.nbytes))
     console.print(table)
     console.print()
-    asked = " and ".join(f"{n:,} examples of {split}" for split, n in bound.examples.items())
+    asked = " and ".join(f"{numbered(n, 'example')} of {split}" for split, n in bound.examples.items())
     rows = len(bound.works) + len(bound.models)
     total = show_size(sum(work.nbytes for work in bound.works))
-    _say(console, f"{len(bound.works)} variants, {total} in all; {rows} checkpoints to be asked {asked} each")
+    said = f"{numbered(len(bound.works), 'variant')}, {total} in all; {rows} checkpoints to be asked {asked} each"
+    for sentence in (said, *bound.notes):
+        _say(console, sentence)
 
 
 class SweepProgress:
@@ -102,13 +105,14 @@ class SweepProgress:
         """The sweep starts."""
         self._total, self._done = models + variants, known
         if known:
-            self.note(f"{known} of {variants} variants are known from an earlier run")
+            are = "is" if known == 1 else "are"
+            self.note(f"{known} of {numbered(variants, 'variant')} {are} known from an earlier run")
 
     @contextmanager
     def making(self, variants: int) -> Iterator[ApplyProgress]:
         """So many variants are being made."""
         self.began = True
-        self._console.print(f"making {variants} variant{'s' if variants > 1 else ''}")
+        self._console.print(f"making {numbered(variants, 'variant')}")
         with ApplyProgress() as progress:
             yield progress
 

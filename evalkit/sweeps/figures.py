@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,16 +52,22 @@ def draw_pareto(result: SweepResult, out: Path) -> tuple[Path, ...]:
 
 
 def _styles(rows: Sequence[Row]) -> Mapping[str | None, Look]:
-    """By recipe; models have none."""
-    recipes = dict.fromkeys(row.recipe for row in rows if row.recipe)
-    return {None: look(0), **{recipe: look(i) for i, recipe in enumerate(recipes, 1)}}
+    """By recipe; models have none, and are alone in black. Up to 42 recipes differ in colour or marker."""
+    recipes = dict.fromkeys(row.recipe for row in rows if row.recipe and row.error is None)
+    coloured = (look(i) for i in count(1) if look(i).colour != BLACK)
+    return {None: look(0), **dict(zip(recipes, coloured, strict=False))}
+
+
+def _numbered(result: SweepResult) -> list[tuple[int, Row]]:
+    """The rows that have scores, with their numbers in the table."""
+    return [(number, row) for number, row in enumerate(result.rows, 1) if row.error is None]
 
 
 def _draw_panel(axes: Axes, result: SweepResult, splits: tuple[str, str], styles: Mapping[str | None, Look]) -> None:
     """One split against another."""
     labels: dict[tuple[float, float], list[str]] = {}
     bold = set()
-    for number, row in enumerate(result.rows, 1):
+    for number, row in _numbered(result):
         bars = [_bar(row.scores["all"][split], result) for split in splits]
         at = bars[0][0], bars[1][0]
         if all(map(math.isfinite, at)):
@@ -86,7 +93,7 @@ def _draw_panel(axes: Axes, result: SweepResult, splits: tuple[str, str], styles
 
 def _draw_list(axes: Axes, result: SweepResult, split: str, styles: Mapping[str | None, Look]) -> None:
     """One split: rows from top to bottom."""
-    for number, row in enumerate(result.rows, 1):
+    for number, row in _numbered(result):
         _draw_point(axes, [_bar(row.scores["all"][split], result), (number, 0, 0)], styles[row.recipe], row.recipe)
         if row.best and row.kind != "model":
             told = [_bar(row.scores["report"][split], result), (number + 0.3, 0, 0)]

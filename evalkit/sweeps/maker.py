@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 import surgery
 from surgery.api import Model, Variant
 from surgery.closing import Closing
-from surgery.errors import SurgeryError
+from surgery.errors import NumericalError, SurgeryError
 
 if TYPE_CHECKING:
     from surgery.executor import Progress
@@ -32,7 +32,11 @@ WATCH_SECONDS = 0.5  # between two looks whether the process that scores is aliv
 
 @dataclass(frozen=True)
 class Making:
-    """How checkpoints are made, as by `surgery apply`; `disk` bounds what lies there at a time, in bytes."""
+    """How checkpoints are made, as by `surgery apply`.
+
+    `disk` bounds in bytes what lies there of variants that may still go, the best so far among them where one is kept.
+    What stays for good, with `keep` as `all` or `pareto`, is beside that.
+    """
 
     workers: int | None = None
     memory: int | None = None
@@ -41,20 +45,26 @@ class Making:
     disk: int | None = None
 
 
-def make(
-    batch: Sequence[Variant], models: Mapping[str, Model], making: Making, progress: Progress | None = None
-) -> None:
+@dataclass(frozen=True)
+class Batch:
+    """Variants that are made in one pass; `beside`: all others of the sweep, which decide over decompositions too."""
+
+    variants: Sequence[Variant]
+    beside: Sequence[Variant] = ()
+
+
+def make(batch: Batch, models: Mapping[str, Model], making: Making, progress: Progress | None = None) -> None:
     """Make the checkpoints in one pass, or go on where that was interrupted. Raises any SurgeryError."""
     surgery.apply_all(
-        batch, models, workers=making.workers, memory=making.memory, device=making.device, cache=making.cache,
-        progress=progress,
+        batch.variants, models, beside=batch.beside, workers=making.workers, memory=making.memory,
+        device=making.device, cache=making.cache, progress=progress,
     )  # fmt: skip
 
 
 class Maker(Closing):
     """Makes a batch in a process of its own, which ends with this one."""
 
-    def __init__(self, batch: Sequence[Variant], models: Mapping[str, Model], making: Making) -> None:
+    def __init__(self, batch: Batch, models: Mapping[str, Model], making: Making) -> None:
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(  # -P: a file of the user's directory is no module of ours
             [sys.executable, "-P", "-m", __name__, str(os.getpid())],
@@ -63,10 +73,13 @@ class Maker(Closing):
         )  # fmt: skip
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as pipe:  # `wait` tells why
-            pickle.dump((list(batch), dict(models), making), pipe)
+            pickle.dump((batch, dict(models), making), pipe)
 
     def wait(self) -> None:
-        """Wait until the checkpoints lie there. Raises SurgeryError with what went wrong in the other process."""
+        """Wait until the checkpoints lie there.
+
+        Raises SurgeryError with what went wrong in the other process, NumericalError where it was one.
+        """
         assert self._process.stdout is not None
         answer = self._process.stdout.read()
         self._process.wait()
@@ -74,7 +87,7 @@ class Maker(Closing):
             raise SurgeryError(self._reason())
         problem = json.loads(answer)
         if problem is not None:
-            raise SurgeryError(problem)
+            raise (NumericalError if problem["numerical"] else SurgeryError)(problem["message"])
 
     def close(self) -> None:
         """End the process; what it has finished is gone on with by the next that makes the same batch."""
@@ -106,7 +119,7 @@ def main() -> NoReturn:
     try:
         make(batch, models, making)
     except SurgeryError as error:
-        problem = str(error)
+        problem = {"numerical": isinstance(error, NumericalError), "message": str(error)}
     answer.write(json.dumps(problem).encode())
     answer.close()
     os._exit(0)  # tearing torch down takes 0.3 s

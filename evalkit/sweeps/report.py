@@ -8,11 +8,11 @@ from typing import Any
 
 from evalkit.figures import counts, one_line, settings_line
 from evalkit.sweeps.result import Row, SweepResult
-from evalkit.sweeps.words import NAMES, PERCENT, difference, figure
+from evalkit.sweeps.words import NAMES, PERCENT, SHARED, difference, figure
 from surgery.page import address, render
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-CHOSEN, OPTIMAL, REFUSED = "chosen", "Pareto-optimal", "loses too much"
+CHOSEN, OPTIMAL, REFUSED, FAILED = "chosen", "Pareto-optimal", "loses too much", "could not be made"
 
 
 def make_report(result: SweepResult, picture: bytes, commands: Sequence[str]) -> bytes:
@@ -30,6 +30,7 @@ def make_report(result: SweepResult, picture: bytes, commands: Sequence[str]) ->
             "recipes": {row.recipe: row.summary for row in result.rows if row.recipe},
             "settings": asked(result),
             "commands": commands,
+            "remark": SHARED if result.winner.shared else "",
         },
     )
 
@@ -45,7 +46,9 @@ def asked(result: SweepResult) -> str:
 
 
 def scores(row: Row, result: SweepResult) -> list[str]:
-    """On all examples, by split."""
+    """On all examples, by split; nothing of what could not be made."""
+    if row.error is not None:
+        return ["" for _ in result.splits]
     return [figure(row.scores["all"][split], result.measure) for split in result.splits]
 
 
@@ -60,7 +63,9 @@ def changes(row: Row, result: SweepResult) -> list[str]:
 def marks(row: Row) -> list[str]:
     """What a row is."""
     candidate = row.kind != "model"
-    said = {CHOSEN: candidate and row.best, OPTIMAL: row.pareto, REFUSED: candidate and not row.allowed}
+    failed = row.error is not None
+    refused = candidate and not row.allowed and not failed
+    said = {CHOSEN: candidate and row.best, OPTIMAL: row.pareto, REFUSED: refused, FAILED: failed}
     return [mark for mark, true in said.items() if true]
 
 
@@ -70,5 +75,5 @@ def _shown(row: Row, result: SweepResult) -> dict[str, Any]:
         "kind": row.kind,
         "best": row.best,
         "cells": [cell.rstrip() for cell in (*scores(row, result), *changes(row, result))],
-        "marks": ", ".join(marks(row)),
+        "marks": ", ".join(marks(row)) + (f": {row.error}" if row.error is not None else ""),
     }

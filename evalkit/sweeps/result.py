@@ -24,12 +24,14 @@ class Row:
     the larger the better; `allowed` tells whether it loses no more there than is tolerated. `pareto`: no other row is
     as good on every split and better on one, on all examples. `kept` is the checkpoint in the sweep's directory. A
     `baseline` is a plain average of models. `models` maps a recipe's roles to the sweep's models, and `edited` is the
-    role that the recipe begins with.
+    role that the recipe begins with. A variant that could not be made has an `error`, which says why, and no digest
+    and scores. `shared`: it was made of parts of decompositions of which other variants need more, so that
+    `surgery apply` alone may differ in the last bits.
     """
 
     name: str
     kind: Kind
-    digest: str
+    digest: str | None
     recipe: str | None = None
     summary: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -42,6 +44,8 @@ class Row:
     best: bool = False
     kept: str | None = None
     edited: str | None = None
+    error: str | None = None
+    shared: bool = False
 
     def json(self) -> dict[str, Any]:
         """As plain data."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from evalkit.sweeps.bound import Bound, Work
 from evalkit.sweeps.checkpoints import CHECKPOINTS, Checkpoints, refuse_inputs
 from evalkit.sweeps.choice import Entry, choose, make_rows, pareto, scores_of
 from evalkit.sweeps.maker import Making
-from evalkit.sweeps.making import Room, produce
+from evalkit.sweeps.making import Production, Room
 from evalkit.sweeps.progress import Progress
 from evalkit.sweeps.result import Row
 from evalkit.sweeps.scoring import Scoring
 from evalkit.sweeps.spec import Keep
 from surgery.crew import check_device
+from surgery.wording import numbered
 
 RESULTS = "results"
 
@@ -53,7 +55,9 @@ class _Running:
         self.scoring = scoring
         self.progress = progress
         self.known: dict[str, Entry] = {}
+        self.failed: dict[str, str] = {}  # candidates that cannot be made, and why
         self._begun: set[str] = set()  # candidates that are being made, or lie there to be scored
+        self._kept: set[str] = set()  # known from an earlier run, which has kept them
         self._gone: set[str] = set()  # candidates of which nothing lies there
 
     def recall(self) -> None:
@@ -62,19 +66,27 @@ class _Running:
         for work in self.bound.works:
             digest = self.checkpoints.digest(work)
             found = None if digest is None else self.scoring.recall(work.name, digest)
+            problem = self.checkpoints.problem(work)
             if found is not None:
                 self._learn(work, found)
-        self.progress.begin(len(self.bound.models), len(self.bound.works), len(self.known))
+                self._kept |= {work.name} if self.checkpoints.lies_there(work) else set()
+            elif problem is not None:
+                self.failed[work.name] = problem
+        known = len(self.known) + len(self.failed)
+        self.progress.begin(len(self.bound.models), len(self.bound.works), known)
+        for text in self.bound.notes:
+            self.progress.note(text)
 
     def check(self, making: Making) -> None:
         """Find out whether what is missing can be made, before anything is asked. Raises any SurgeryError."""
         works = self._unknown()
+        if self.keep == "all":
+            works += self._lost()
         if works:
             check_device(making.device)
             Room(works, self.checkpoints, self.keep, making)
-        for work in works:
             if making.memory is not None:
-                work.plan.check_memory(making.memory)
+                self.bound.check_memory(making.memory)
 
     def score_models(self) -> None:
         """The models that the sweep began with."""
@@ -101,7 +113,7 @@ class _Running:
     def make(self, making: Making) -> None:
         """Make what has not been scored, score it, and then what is to stay and is not there.
 
-        With the batch that a checkpoint is made in, its last bits may differ, and so its scores.
+        In a sweep that has grown since, the last bits of the latter may differ from what was scored, and so its scores.
         """
         tried: set[str] = set()
         while works := self._unknown() or [work for work in self._lost() if work.name not in tried]:
@@ -109,34 +121,53 @@ class _Running:
             self._gone -= self._begun
             tried |= self._begun
             room = Room(works, self.checkpoints, self.keep, making)
-            batches = self._divided(works, room)
-            with closing(produce(batches, self.bound.models, self.checkpoints, room, making, self.progress)) as made:
+            self._begin(works, room)
+            batches = room.divide(works)
+            production = Production(
+                self.bound.works, self.bound.models, self.checkpoints, making, self.progress, self._fail
+            )
+            with closing(production.produce(batches, room)) as made:
                 for batch in made:
                     self.score(batch)
 
     def rows(self) -> list[Row]:
-        """All rows; the winner is linked to."""
-        rows = make_rows(self.entries(), self.bound.aim)
+        """All rows, in the order of the sweep; the winner is linked to."""
+        made = {row.name: row for row in make_rows(self.entries(), self.bound.aim)}
+        made |= {work.name: self._failed_row(work) for work in self.bound.works if work.name in self.failed}
+        rows = [made[name] for name in self._names() if name in made]
         kept = {work.name: work for work in self.bound.works if self.checkpoints.path(work).is_dir()}
         best = next(row.name for row in rows if row.best)
         self.checkpoints.link(kept.get(best))
-        return [
-            replace(row, kept=f"{CHECKPOINTS}/{kept[row.name].place}" if row.name in kept else None) for row in rows
-        ]
+        shared = {work.name for work in self.bound.works if work.shared is not None}
+        places = {name: f"{CHECKPOINTS}/{work.place}" for name, work in kept.items()}
+        return [replace(row, kept=places.get(row.name), shared=row.name in shared) for row in rows]
 
     def entries(self) -> list[Entry]:
         """The models, and every candidate that is known."""
-        names = [*self.bound.models, *(work.name for work in self.bound.works)]
-        return [self.known[name] for name in names if name in self.known]
+        return [self.known[name] for name in self._names() if name in self.known]
 
-    def _divided(self, works: list[Work], room: Room) -> list[list[Work]]:
-        """In the batches that an interrupted run has begun, as far as they fit, and the others in new ones."""
-        begun = [batch for batch in self.checkpoints.begun(works) if room.holds(batch)]
-        names = {work.name for batch in begun for work in batch}
-        batches = begun + room.divide([work for work in works if work.name not in names])
-        for batch in batches:
-            self.checkpoints.begin(batch)
-        return batches
+    def _names(self) -> list[str]:
+        return [*self.bound.models, *(work.name for work in self.bound.works)]
+
+    def _failed_row(self, work: Work) -> Row:
+        candidate = work.candidate
+        return Row(
+            work.name, candidate.kind, None, candidate.recipe.name, candidate.recipe.summary, candidate.parameters,
+            candidate.models, objective=math.nan, allowed=False, error=self.failed[work.name],
+        )  # fmt: skip
+
+    def _fail(self, work: Work, problem: str) -> None:
+        """A candidate that cannot be made; the others are nothing the worse for it."""
+        self.failed[work.name] = problem
+        self.known.pop(work.name, None)
+        self._begun.discard(work.name)
+        self.checkpoints.note_failed(work, problem)
+        self.progress.note(f"`{work.name}` could not be made: {problem}")
+
+    def _begin(self, works: Sequence[Work], room: Room) -> None:
+        """Begin them all; what an interrupted run has left of the first ones stays, as far as there is room for it."""
+        self.checkpoints.begin(works)
+        self.checkpoints.drop(work for i, work in enumerate(works) if not room.holds(works[: i + 1]))
 
     def _learn(self, work: Work, scored: Scored) -> None:
         candidate = work.candidate
@@ -146,7 +177,7 @@ class _Running:
         )  # fmt: skip
 
     def _unknown(self) -> list[Work]:
-        return [work for work in self.bound.works if work.name not in self.known]
+        return [work for work in self.bound.works if work.name not in {*self.known, *self.failed}]
 
     def _lost(self) -> list[Work]:
         """What is to stay and is not there."""
@@ -170,5 +201,10 @@ class _Running:
     def _tidy(self) -> None:
         """Remove the checkpoints of candidates that are known and do not stay."""
         leaving = self.known.keys() - self._staying() - self._begun - self._gone
+        kept = [work for work in self.bound.works if work.name in leaving & self._kept]
+        self._kept -= leaving
+        if kept:
+            which = numbered(len(kept), "checkpoint")
+            self.progress.note(f"{which} of an earlier run {'does' if len(kept) == 1 else 'do'} not stay: removed")
         self.checkpoints.drop(work for work in self.bound.works if work.name in leaving)
         self._gone |= leaving

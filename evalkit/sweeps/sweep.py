@@ -94,7 +94,7 @@ def sweep(
     - `spec`: a sweep's file, a bundled one's name, or a mapping; `models` are bound to its roles.
     - `task`, an object, `keep`, `n`, `engine` and `engine_options` replace what the sweep says.
     - `workers`, `memory`, `device`, `cache`: of making, as for `surgery.apply`; `disk` bounds in bytes what
-      variants that may still go take there; default: half of what is free.
+      variants that may still go take there; default: half of what is free. No effect on bytes.
 
     `out` gets `report.json`, `rows.jsonl`, `report.html`, `pareto.png` and `.svg`, every sample in `results`, the kept
     checkpoints in `checkpoints`, and a link `best`. What an earlier run there has made or scored is not done again,

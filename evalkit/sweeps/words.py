@@ -11,7 +11,13 @@ from evalkit.summary import compare
 from evalkit.sweeps.choice import Aim, Entry
 from evalkit.sweeps.halves import restricted
 from evalkit.sweeps.result import Row
+from surgery.wording import numbered
 
+FAILED = 3  # variants of which the words say why they could not be made
+SHARED = (
+    "Made with the decompositions that all variants of the sweep share; `surgery apply` alone may differ in the last "
+    "bits."
+)
 PERCENT = ("accuracy",)  # measures that are shown in per cent
 NAMES = {
     "accuracy": "accuracy",
@@ -41,13 +47,9 @@ def words(rows: Sequence[Row], entries: Sequence[Entry], aim: Aim) -> tuple[str,
     """The choice, what it is worth on the other half, and what plain averaging is worth there."""
     best = next(row for row in rows if row.best)
     start = next(row for row in rows if row.name == aim.start)
-    refused = _refused(rows, aim)
+    refused = (*_refused(rows, aim), *_failed(rows))
     if best is start:
-        none = (
-            f"No variant is better than {start.name} in {_goal(aim)} on the selection half: nothing was chosen, and "
-            f"the best that can be handed on is {start.name} itself."
-        )
-        return (none, *refused)
+        return (_none(rows, start, aim), *refused)
     chosen = (
         f"Chosen on the selection half for its {_goal(aim)} there ({_aimed(best, aim)}; {start.name} has "
         f"{_aimed(start, aim)}): {best.name}."
@@ -60,14 +62,46 @@ def words(rows: Sequence[Row], entries: Sequence[Entry], aim: Aim) -> tuple[str,
     return (chosen, report, _averaging(best, rows, entries, aim), *refused)
 
 
+def _none(rows: Sequence[Row], start: Row, aim: Aim) -> str:
+    """That nothing was chosen; where something better was refused for what it loses, what that is."""
+    if any(row.error is not None for row in rows) and not _variants(rows):
+        return f"None of the variants could be made: nothing was chosen beside {start.name}."
+    better = [row for row in _variants(rows) if not row.allowed and row.objective > start.objective]
+    which = "Of the variants that lose no more than is tolerated, none" if better else "No variant"
+    said = (
+        f"{which} is better than {start.name} in {_goal(aim)} on the selection half: nothing was chosen, and the best "
+        f"that can be handed on is {start.name} itself."
+    )
+    if better:
+        other = _best(better)
+        said += (
+            f" The best of those that lose more is {other.name} ({_aimed(other, aim)}; {start.name} has "
+            f"{_aimed(start, aim)})."
+        )
+    return said
+
+
+def _failed(rows: Sequence[Row]) -> Iterator[str]:
+    failed = [row for row in rows if row.error is not None]
+    for row in failed[:FAILED]:
+        yield f"{row.name} could not be made: {row.error}."
+    if len(failed) > FAILED:
+        yield f"{len(failed) - FAILED} more could not be made; the table of the report says why."
+
+
+def _variants(rows: Sequence[Row]) -> list[Row]:
+    """Those that were made."""
+    return [row for row in rows if row.kind != "model" and row.error is None]
+
+
 def _refused(rows: Sequence[Row], aim: Aim) -> Iterator[str]:
-    variants = [row for row in rows if row.kind != "model"]
+    variants = _variants(rows)
     refused = [row for row in variants if not row.allowed]
     if refused:
         lost = " or ".join(f"{_amount(by, aim)} of {split}" for split, by in aim.objective.tolerate.items())
         yield (
-            f"{len(refused)} of {len(variants)} variants {'lose' if len(refused) > 1 else 'loses'} more on the "
-            f"selection half than the tolerated {lost}."
+            f"{len(refused)} of {numbered(len(variants), 'variant')} "
+            f"{'lose' if len(refused) > 1 else 'loses'} more on the selection half than the tolerated {lost}."
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from surgery.ops.base import RESULT, Kind, Op, Role
+from surgery.wording import show
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 REST = "rest"  # the weight that brings the sum to 1
 VANISHING_SUM = 1e-6  # relative to sum |w|: dividing by less than this amplifies rounding errors of bf16 by 10^4
+
+LARGEST = float.fromhex("0x1.fffffep127")  # of float32, in which the sum is computed
 
 Weight = float | Literal["rest"]
 
@@ -121,8 +124,11 @@ def _pairs(models: tuple[str, ...], value: object) -> list[tuple[str, object]]:
 def _weight(name: str, value: Any) -> Weight:
     if value == REST:
         return "rest"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"found `{value}` for `{name}`; expected a finite number or `{REST}`")
+    if abs(value) > LARGEST:
+        raise ValueError(f"found {show(value)} for `{name}`; expected at most {LARGEST:.3g} in size, as float32 holds")
     return float(value)
 
 
@@ -142,4 +148,8 @@ def _coefficients(
             f"the weights {resolved} sum to {scale:g}, and `normalize` would divide by that; "
             "change them, or set `normalize: false`"
         )
-    return tuple((name, w / scale) for name, w in zip(models, resolved, strict=True))
+    found = tuple((name, w / scale) for name, w in zip(models, resolved, strict=True))
+    for name, c in found:
+        if abs(c) > LARGEST:
+            raise ValueError(f"the weight of `{name}` comes to {c:.3g}; float32 holds up to {LARGEST:.3g}: change them")
+    return found

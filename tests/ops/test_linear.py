@@ -94,6 +94,12 @@ def test_map_and_list_are_the_same_operation():
         ({"models": ["base"], "weights": 0.5}, "expected a list"),
         ({"models": ["base"], "weights": [True]}, "found `True` for `base`"),
         ({"models": ["base"], "weights": [float("inf")]}, "found `inf` for `base`"),
+        ({"models": ["base"], "weights": [1e40]}, "found `1e\\+40` for `base`; expected at most 3.4e\\+38 in size"),
+        ({"models": ["base"], "weights": [-(10**400)]}, "found an integer of too many digits for `base`; expected at"),
+        (
+            {"models": ["a", "b", "c"], "weights": [3e38, "rest", 3e38], "normalize": False},
+            "the weight of `b` comes to -6e\\+38; float32 holds up to 3.4e\\+38",
+        ),
         ({"models": ["base"], "weights": ["0.5"]}, "expected a finite number or `rest`"),
         ({"models": ["base", "sft"], "weights": ["rest", "rest"]}, "`rest` more than once"),
         ({"models": ["base", "sft"], "weights": [1, -1]}, "sum to 0"),

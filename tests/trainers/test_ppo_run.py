@@ -249,7 +249,7 @@ def test_order_goes_through_all_problems() -> None:
     [
         ({"data": {"task": "general_point"}}, Exception, r"did you mean `general_points`\?"),
         ({"rollout": {"max_tokens": 5000}}, TrainingError, r"lower `rollout.max_tokens`"),
-        ({"episodes": 0}, ConfigError, r"config episodes: found `0`; expected 1 or more"),
+        ({"episodes": 0}, ConfigError, r"configuration episodes: found `0`; expected 1 or more"),
         ({"ratio": "tokens"}, ConfigError, r"found `tokens`; expected `response`, `token`; did you mean `token`\?"),
         ({"rollout": {"temperature": 0}}, ConfigError, r"rollout.temperature: found `0`; expected more than 0"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from evalkit.engines.base import Model
 from evalkit.samples import Loss, Sample
 from evalkit.summary import Scored
 from evalkit.sweeps.choice import Aim, Entry, make_rows, scores_of
-from evalkit.sweeps.result import Kind, SweepResult
+from evalkit.sweeps.result import Kind, Row, SweepResult
 from evalkit.sweeps.spec import Objective
 from evalkit.sweeps.words import words
 from evalkit.task import CORRECT, UNPARSABLE, Grade
@@ -73,13 +74,20 @@ VARIANTS = {
 }
 
 
+def failed(name: str, error: str = "`w`: the result reaches 1e+06") -> Row:
+    """The row of a variant that could not be made."""
+    recipe = name.split(" ")[0]
+    return Row(name, "variant", None, recipe, f"What {recipe} does.", objective=math.nan, allowed=False, error=error)
+
+
 def result(
-    variants: Mapping[str, Shares] = VARIANTS, wanted: Aim | None = None, n: int = N, **changes: Any
-) -> SweepResult:
-    """The result of a sweep of such variants."""
+    variants: Mapping[str, Shares] = VARIANTS, wanted: Aim | None = None, n: int = N, more: Sequence[Row] = (),
+    **changes: Any,
+) -> SweepResult:  # fmt: skip
+    """The result of a sweep of such variants, with `more` rows at the end."""
     wanted = wanted or aim()
     found = entries(wanted, variants, n)
-    rows = make_rows(found, wanted)
+    rows = [*make_rows(found, wanted), *more]
     made: dict[str, Any] = {
         "name": "tries",
         "summary": "What is tried.",

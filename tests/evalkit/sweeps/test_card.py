@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import surgery
 from evalkit.sweeps import card
 from evalkit.sweeps.card import add_scores
 from evalkit.sweeps.result import Row, SweepResult
+from evalkit.sweeps.words import SHARED
 from surgery.errors import OutputError
 from tests.evalkit.sweeps.conftest import SPEC, Make, Sweeping, by_name
 from tests.evalkit.sweeps.made import HOSTILE, aim, result
@@ -116,3 +118,13 @@ def test_a_checkpoint_with_scores_is_as_its_manifest_says(sweeping: Sweeping, en
     made = engine(by_name(sft=(0.5, 0.1), values_only=(0.6, 0.6)))
     assert sweeping(SPEC) == found
     assert not made.answers
+
+
+def test_last_bits_of_what_was_made_with_others(tmp_path: Path) -> None:
+    """Where decompositions were shared the card says so, and nothing where they were not."""
+    found = result()
+    row = found.row("restore head=40%")
+    shared = {name: getattr(row, name) for name in row.__slots__} | {"shared": True}
+    rows = tuple(Row(**shared) if each is row else each for each in found.rows)
+    assert SHARED in written(tmp_path / "a", replace(found, rows=rows))
+    assert SHARED not in written(tmp_path / "b", found)

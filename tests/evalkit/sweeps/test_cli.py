@@ -61,6 +61,8 @@ def test_table_files_and_progress(run: Run, pair: Pair, tmp_path: Path) -> None:
     assert "kept/best -> checkpoints/values-only: 5 values-only" in out
     surgery.verify(tmp_path / "kept" / "best")
     said = [line for line in err.splitlines() if line.startswith(("[", "making", "note"))]
+    few, *said = said
+    assert few.startswith("note: the selection half of ood has 9 problems")
     assert said == [
         "[1/6] base", "[2/6] sft", "making 4 variants", "[3/6] restore-top-20pct-rotate head=10%",
         "[4/6] restore-top-20pct-rotate head=50%", "[5/6] values-only", "[6/6] wise-ft alpha=0.5",
@@ -107,6 +109,7 @@ def test_bundled_sweeps_are_listed_and_shown(run: Run) -> None:
     assert YAML(typ="safe").load(out)["name"] == "restore"
     code, _, err = run("--show", "restor")
     assert (code, "did you mean `restore`?" in err) == (1, True)
+    assert "found no bundled sweep `nope`; bundled sweeps: `demo`, `restore`" in run("--show", "nope")[2]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,22 @@ def test_wrong_usage_and_bad_input(
     assert message in err
     assert "[1/" not in err  # nothing was asked
     assert (tmp_path / "sweep.yaml").read_bytes() == before
+
+
+def test_nothing_could_be_made(run: Run, pair: Pair, tmp_path: Path) -> None:
+    """Exit 1 after the table, where not one variant could be made; with one of them that is a note."""
+    recipe = (
+        "{name: big, models: [base, sft], parameters: {w: 1}, output: {dtype: float16}, "
+        "steps: [{op: linear, models: [base, sft], weights: [0, $w], normalize: false}]}"
+    )
+    for values, expected in (("[1.0e+6]", 1), ("[1.0e+6, 0.5]", 0)):
+        spec = {**SPEC, "averages": [], "variants": []}
+        text = json.dumps(spec).replace('"variants": []', f'"variants": [{{recipe: {recipe}, grid: {{w: {values}}}}}]')
+        (tmp_path / f"big{expected}.yaml").write_text(text)
+        code, out, err = run(f"big{expected}.yaml", *pair.values(), "--out", f"big{expected}")
+        assert code == expected, err
+        assert "note: `big w=1000000.0` could not be made: `model." in err
+        assert "x could not be made" in out
 
 
 def test_an_error_on_the_way_says_how_to_go_on(run: Run, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

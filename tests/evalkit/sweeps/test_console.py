@@ -11,7 +11,7 @@ from rich.console import Console
 from evalkit.sweeps import console as console_module
 from evalkit.sweeps.console import SweepProgress, print_sweep
 from evalkit.sweeps.result import SweepResult
-from tests.evalkit.sweeps.made import VARIANTS, aim, many, result
+from tests.evalkit.sweeps.made import VARIANTS, aim, failed, many, result
 
 Show = Callable[..., str]
 
@@ -107,7 +107,16 @@ def test_progress_counts_what_is_scored(capsys: pytest.CaptureFixture[str]) -> N
             pass
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "note: 1 of 3 variants are known from an earlier run", "[2/5] base", "[3/5] sft", "making 1 variant",
+        "note: 1 of 3 variants is known from an earlier run", "[2/5] base", "[3/5] sft", "making 1 variant",
         "[4/5] a", "[5/5] b", "[5/5] b",
     ]  # fmt: skip
     assert progress.began
+
+
+def test_what_could_not_be_made(show: Show) -> None:
+    """Has a row without figures and a sign that is explained; the words say why."""
+    out = show(result(more=[failed("big w=1")]), 120)
+    (line,) = [line for line in out.splitlines() if "7 big w=1" in line]
+    assert line.split() == ["7", "big", "w=1", "x"]
+    assert "x could not be made" in out
+    assert "big w=1 could not be made: `w`: the result reaches 1e+06." in out

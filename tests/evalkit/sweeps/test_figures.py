@@ -17,7 +17,7 @@ from evalkit.sweeps import figures
 from evalkit.sweeps.figures import CHOSEN, draw_pareto
 from evalkit.sweeps.result import SweepResult
 from surgery.errors import OutputError
-from tests.evalkit.sweeps.made import HOSTILE, VARIANTS, aim, many, result
+from tests.evalkit.sweeps.made import HOSTILE, VARIANTS, aim, failed, many, result
 
 Drawn = list[Figure]
 
@@ -65,6 +65,25 @@ def test_points_are_the_scores_of_all_rows(drawn: Drawn) -> None:
         assert bars(axes, -1)[i] == pytest.approx([100 * report[split].low, 100 * report[split].high])
     assert axes.get_xlabel() == "id: accuracy, %"
     assert axes.get_ylabel() == "ood: accuracy, %"
+
+
+@pytest.mark.parametrize("splits", [("id",), ("id", "ood")])
+def test_what_could_not_be_made_is_not_drawn(drawn: Drawn, splits: tuple[str, ...]) -> None:
+    """The others are where they were, with the numbers of the table."""
+    found = result(wanted=aim(splits))
+    more = failed("big w=1")
+    (expected,) = panels(drawn, found)
+    (axes,) = panels(drawn, replace(found, rows=(*found.rows, more)))
+    assert points(axes) == points(expected)
+    assert axes.get_legend_handles_labels()[1] == expected.get_legend_handles_labels()[1]
+
+
+def test_no_two_recipes_look_alike(drawn: Drawn) -> None:
+    """Beyond the sixth colours recur, with another marker; black is the models' alone, and the winner's once more."""
+    shares = {f"recipe{i} head={i}": {"id": i / 60, "ood": i / 60} for i in range(42)}
+    (axes,) = panels(drawn, result(shares))
+    looks = {(drawn.lines[0].get_color(), drawn.lines[0].get_marker()) for drawn in axes.containers}
+    assert len(looks) == 1 + 42 + 1  # the models, the recipes, and the winner on the report half
 
 
 def test_the_line_joins_what_no_other_beats(drawn: Drawn) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,13 @@ def test_files_beside_the_sweep_come_first(tmp_path: Path, monkeypatch: pytest.M
     assert beside("b.txt", source) == Path("b.txt")
     for name in ("c.txt", "a" * 300, "a\0", ""):
         assert beside(name, source) is None
+
+
+def test_a_number_without_meaning_in_a_map_is_one_fault() -> None:
+    """Not also one of the map around it, which may be text instead; with another fault beside it both are told."""
+    with pytest.raises(SweepError) as caught:
+        load({**SPEC, "objective": {"improve": {"id": math.nan}, "tolerate": {"id": "much"}}})
+    assert [str(fault) for fault in caught.value.faults] == [
+        "sweep objective.improve.id: found `nan`; expected a finite number",
+        "sweep objective.tolerate.id: found the text `much`; expected a number",
+    ]

@@ -18,10 +18,12 @@ import pytest
 import evalkit.sweeps.making
 import surgery
 from evalkit.errors import EngineError
-from evalkit.sweeps.maker import Maker, Making
+from evalkit.sweeps.maker import Batch, Maker, Making
 from evalkit.sweeps.making import Room
-from surgery.errors import OutputError, SurgeryError
-from tests.evalkit.sweeps.conftest import SPEC, Make, Pair, Sweeping, Told, nearness
+from evalkit.sweeps.sweep import plan_sweep
+from surgery import jobs
+from surgery.errors import OutputError, PlanError, SurgeryError
+from tests.evalkit.sweeps.conftest import SPEC, TASK, Make, Pair, Sweeping, Told, nearness
 from tests.evalkit.sweeps.test_run import kept
 from tests.pairs import files
 
@@ -125,7 +127,9 @@ def test_two_batches_in_flight(sweeping: Sweeping, engine: Make, tmp_path: Path,
     engine(skill)
     told = Told()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evalkit.sweeps.making, "Maker", lambda *given: begun.append(len(given[0])) or Maker(*given))
+        patch.setattr(
+            evalkit.sweeps.making, "Maker", lambda *given: begun.append(len(given[0].variants)) or Maker(*given)
+        )
         result = sweeping(THREE, disk=disk, progress=told)
     assert begun == [1, 1]
     assert told.said[3:] == [
@@ -155,24 +159,119 @@ def test_with_the_least_room_nothing_is_made_ahead(
     assert len(sweeping(THREE, "other", disk=int(1.5 * nbytes), keep="none").rows) == 5
 
 
-def test_batches_that_were_begun_are_gone_on_with(sweeping: Sweeping, engine: Make, tmp_path: Path, pair: Pair) -> None:
-    """A run that was interrupted between batches divides the rest as before, so that the bytes are the same."""
+HEADS: dict[str, Any] = {
+    **SPEC,
+    "averages": [],
+    "variants": [{"recipe": "restore-top-20pct", "grid": {"head": [1, 2, 3, 4]}}],
+}  # of which each alone would be given other bits
+
+
+def heads(*values: int) -> dict[str, Any]:
+    """`HEADS` with these values."""
+    return {**HEADS, "variants": [{"recipe": "restore-top-20pct", "grid": {"head": [*values]}}]}
+
+
+@pytest.fixture(scope="module")
+def made_at_once(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The weights of all `HEADS`, made in one pass."""
+    place = tmp_path_factory.mktemp("at-once")
+    batch = [
+        surgery.Variant("restore-top-20pct", place / f"restore-top-20pct-head-{head}", {"head": head})
+        for head in (1, 2, 3, 4)
+    ]
+    surgery.apply_all(batch, pair)
+    return weights(place)
+
+
+def weights(place: Path) -> dict[str, bytes]:
+    """The tensor files of all checkpoints there."""
+    return {name: content for name, content in files(place).items() if name.endswith(".safetensors")}
+
+
+@pytest.mark.parametrize("copies", [None, 2, 1])
+def test_bytes_do_not_depend_on_room(
+    sweeping: Sweeping, engine: Make, tmp_path: Path, pair: Pair, made_at_once: dict[str, bytes], copies: int | None
+) -> None:
+    """All in one batch, one made while another is scored, or one after the other: the same checkpoints."""
+    engine()
     nbytes = (pair["sft"] / "model.safetensors").stat().st_size
-    spec = {**SPEC, "variants": [{"recipe": "restore-top-20pct", "grid": {"head": [1, 2, 3, 4]}}], "averages": []}
+    sweeping(HEADS, keep="all", disk=copies and int((copies + 0.5) * nbytes))
+    assert weights(tmp_path / "out" / "checkpoints") == made_at_once
+
+
+def test_bytes_do_not_depend_on_what_was_done(
+    sweeping: Sweeping, engine: Make, tmp_path: Path, pair: Pair, made_at_once: dict[str, bytes]
+) -> None:
+    """Stopped with little room, and gone on with much; what lies there is not made again."""
+    nbytes = (pair["sft"] / "model.safetensors").stat().st_size
+    engine(die_after=3 * 48 + 5)
+    with pytest.raises(RuntimeError):
+        sweeping(HEADS, keep="all", disk=int(1.5 * nbytes))
+    engine()
+    told = Told()
+    sweeping(HEADS, keep="all", progress=told)
+    assert [text for text in told.said if "making" in text] == ["making 2"]
+    assert weights(tmp_path / "out" / "checkpoints") == made_at_once
+
+
+def test_what_a_sweep_has_grown_by_has_the_bytes_of_the_whole(
+    sweeping: Sweeping, engine: Make, tmp_path: Path, made_at_once: dict[str, bytes]
+) -> None:
+    """Those that were scored stay as they are; those that were only made are made again with all others."""
+    engine(die_after=3 * 48 + 5)
+    with pytest.raises(RuntimeError):
+        sweeping(heads(1, 2), keep="all")
+    before = weights(tmp_path / "out" / "checkpoints")
+    made = engine()
+    result = sweeping(HEADS, keep="all")
+    found = weights(tmp_path / "out" / "checkpoints")
+    first = next(name for name in found if "head-1" in name)
+    assert found == made_at_once | {first: before[first]}
+    assert all(before[name] != made_at_once[name] for name in before)
+    assert "restore-top-20pct-head-1" not in made.answers
+    engine()
+    assert sweeping(HEADS, keep="all") == result
+
+
+def test_leftovers_take_no_more_than_the_room(sweeping: Sweeping, engine: Make, tmp_path: Path, pair: Pair) -> None:
+    """Of a batch that was stopped while it was made, no more stays than the next run may take."""
+    nbytes = (pair["sft"] / "model.safetensors").stat().st_size
+    place, seen = tmp_path / "out" / "checkpoints", []
+    engine()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evalkit.sweeps.making, "Maker", InProcess)
-        engine()
-        whole = sweeping(spec, "whole", keep="all", disk=4 * nbytes - 1)
-        engine(die_after=2 * 48 + 5)
-        with pytest.raises(RuntimeError):
-            sweeping(spec, keep="all", disk=4 * nbytes - 1)
-        engine()
-        told = Told()
-        again = sweeping(spec, keep="all", progress=told)  # all would fit at once
-    assert [text for text in told.said if "making" in text] == ["making 1"] * 3
-    assert [row.digest for row in again.rows] == [row.digest for row in whole.rows]
-    ours, theirs = files(tmp_path / "out" / "checkpoints"), files(tmp_path / "whole" / "checkpoints")
-    assert ours == theirs
+        patch.setattr("surgery.writer.Writer.commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sweeping(HEADS, keep="none")
+    assert len(list(place.glob("*.partial"))) == 4
+
+    def skill(directory: Path, large: bool) -> float:
+        seen.append(sum(path.stat().st_size for path in place.rglob("*.safetensors")))
+        return nearness(directory, large)
+
+    engine(skill)
+    sweeping(HEADS, keep="none", disk=int(1.5 * nbytes))
+    assert 0 < max(seen) <= int(1.5 * nbytes)
+
+
+def interrupted(*_: Any) -> None:
+    """In place of what would end a checkpoint."""
+    raise KeyboardInterrupt
+
+
+def test_memory_is_checked_for_what_is_made_together(sweeping: Sweeping, engine: Make, pair: Pair) -> None:
+    """Enough for each variant alone and not for all: told before anything is asked, however it would be divided."""
+    spec = {**HEADS, "variants": [{"recipe": "restore-top-20pct", "grid": {"head": [1, "all"]}}, *SPEC["variants"]]}
+    made = engine()
+    works = plan_sweep(spec, pair, task=TASK).works
+    alone = max(work.plan.peak_memory(1) for work in works)
+    needed = jobs.Batch([work.plan for work in works]).peak_memory(1)
+    assert alone < needed
+    nbytes = (pair["sft"] / "model.safetensors").stat().st_size
+    for disk in (None, int(2.5 * nbytes)):
+        with pytest.raises(PlanError, match=f"raise `--memory` to at least {needed:,}"):
+            sweeping(spec, memory=needed - 1, disk=disk)
+        assert made.loaded == []
+    assert sweeping(spec, memory=needed, disk=int(2.5 * nbytes)).rows
 
 
 class InProcess:
@@ -195,7 +294,7 @@ def test_what_is_wrong_in_the_other_process_is_told(pair: Pair, tmp_path: Path) 
     batch = [surgery.Variant("wise-ft", tmp_path / "out")]
     with pytest.raises(OutputError) as expected:
         surgery.apply_all(batch, pair)
-    with Maker(batch, pair, Making()) as maker, pytest.raises(SurgeryError) as found:
+    with Maker(Batch(batch), pair, Making()) as maker, pytest.raises(SurgeryError) as found:
         maker.wait()
     assert str(found.value) == str(expected.value)
 
@@ -219,7 +318,7 @@ def test_a_process_that_ends_without_an_answer(
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    with Maker([surgery.Variant("wise-ft", tmp_path / "out")], {}, Making()) as maker:
+    with Maker(Batch([surgery.Variant("wise-ft", tmp_path / "out")]), {}, Making()) as maker:
         with pytest.raises(SurgeryError, match=message):
             maker.wait()
         maker.close()
@@ -228,9 +327,9 @@ def test_a_process_that_ends_without_an_answer(
 def test_it_ends_with_the_process_that_started_it(pair: Pair, tmp_path: Path) -> None:
     """Killed without warning, the one that scores leaves nobody behind who writes on."""
     code = (
-        "import sys, time; from pathlib import Path; import surgery; from evalkit.sweeps.maker import Maker, Making\n"
+        "import sys, time; import surgery; from evalkit.sweeps.maker import Batch, Maker, Making\n"
         "base, sft, out = sys.argv[1:]\n"
-        "maker = Maker([surgery.Variant('wise-ft', out)] * 1, {'base': base, 'sft': sft}, Making())\n"
+        "maker = Maker(Batch([surgery.Variant('wise-ft', out)]), {'base': base, 'sft': sft}, Making())\n"
         "print(maker._process.pid, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, *map(str, pair.values()), str(tmp_path / "out")]
@@ -308,7 +407,7 @@ def full_after(call: int, real: Callable[..., int]) -> Callable[..., int]:
 
 def test_ctrl_c_ends_it(pair: Pair, tmp_path: Path) -> None:
     """The signal of a terminal is for the one that scores, which then ends the other."""
-    with Maker([surgery.Variant("wise-ft", tmp_path / "out")], pair, Making()) as maker:
+    with Maker(Batch([surgery.Variant("wise-ft", tmp_path / "out")]), pair, Making()) as maker:
         pid = maker._process.pid
         assert os.getpgid(pid) == pid != os.getpgid(0)
         os.kill(pid, signal.SIGCONT)

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from evalkit.stats import Difference
 from evalkit.sweeps.report import changes, make_report, marks, scores
 from evalkit.sweeps.result import SweepResult
-from tests.evalkit.sweeps.made import HOSTILE, VARIANTS, aim, result
+from tests.evalkit.sweeps.made import HOSTILE, VARIANTS, aim, failed, result
 
 PICTURE = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
 COMMAND = "surgery apply restore base sft OUT --set 'head=40%'"
@@ -106,3 +106,14 @@ def test_without_recipes_or_commands() -> None:
     """A result of models alone, and one that nothing was chosen of, have a page."""
     assert "nothing was chosen" in page(result({"values": {"id": 0.6, "ood": 0.2}}), ()).text
     assert page(result({}), ()).text
+
+
+def test_what_could_not_be_made() -> None:
+    """Has its row, without figures, and the reason, whatever is in it."""
+    found = result(more=[failed("big w=1", HOSTILE)])
+    page = Page(make_report(found, PICTURE, []))
+    (row,) = [row for row in page.rows if "big w=1" in row[0]]
+    assert {cell.strip() for cell in row[1:-1]} == {""}
+    assert row[-1].partition("\n")[0] == f"could not be made: {HOSTILE}"
+    assert "onerror" not in dict(page.attributes)
+    assert found.json()["rows"][-1] | {"objective": None, "digest": None, "scores": {}} == found.json()["rows"][-1]

@@ -338,7 +338,107 @@ def test_too_few_examples_and_unknown_splits(sweeping: Sweeping, engine: Make, t
     assert [str(fault) for fault in caught.value.faults] == [
         "sweep objective.improve.odd: `odd` is not among the splits that are scored: `id`, `ood`",
         "sweep objective.tolerate.hard: `hard` is not among the splits that are scored: `id`, `ood`",
-        "split `id`: its 1 examples leave nothing for the report half; score more (`n`, `--n`)",
-        "split `ood`: its 1 examples leave nothing for the selection half; score more (`n`, `--n`)",
+        "split `id`: its 1 example leaves nothing for the report half; score more (`n`, `--n`)",
+        "split `ood`: its 1 example leaves nothing for the selection half; score more (`n`, `--n`)",
     ]
     assert not (tmp_path / "out").exists()
+
+
+BIG: dict[str, Any] = {
+    "name": "big",
+    "models": ["base", "sft"],
+    "parameters": {"w": 1.0},
+    "steps": [{"op": "linear", "models": ["base", "sft"], "weights": [0.5, "$w"], "normalize": False}],
+    "output": {"dtype": "float16"},
+}
+BURSTING = {
+    **SPEC,
+    "variants": [{"recipe": BIG, "grid": {"w": [0.4, 1e6]}}, *SPEC["variants"]],
+}  # the norms are 1: 1e6 is more than float16 holds
+FAILED = "big w=1000000.0"
+
+
+def by_itself(spec: dict[str, Any]) -> dict[str, Any]:
+    """The sweep without what cannot be made."""
+    return {**spec, "variants": [{"recipe": BIG, "grid": {"w": [0.4]}}, *SPEC["variants"]]}
+
+
+@pytest.mark.parametrize("copies", [None, 2, 1])
+def test_a_variant_that_cannot_be_made_is_its_own_loss(
+    sweeping: Sweeping, engine: Make, tmp_path: Path, pair: Pair, copies: int | None
+) -> None:
+    """All others are made, scored and kept as without it, in whatever batches; its row and a note say why."""
+    nbytes = 2 * (pair["sft"] / "model.safetensors").stat().st_size
+    engine()
+    told = Noting()
+    result = sweeping(BURSTING, keep="all", disk=copies and int((copies + 0.5) * nbytes), progress=told)
+    row = result.row(FAILED)
+    assert [each.name for each in result.rows].index(FAILED) == 3
+    assert row.error.startswith("`model.")
+    assert "float16 holds up to" in row.error
+    assert str(tmp_path) not in row.error
+    assert (row.scores, row.digest, row.kept, row.best) == ({}, None, None, False)
+    assert told.notes[1:] == [f"`{FAILED}` could not be made: {row.error}"]
+    assert any(sentence.startswith(f"{FAILED} could not be made: ") for sentence in result.words)
+    assert f"could not be made: {row.error.partition('(')[0]}" in (tmp_path / "out" / "report.html").read_text()
+    engine()
+    without = sweeping(by_itself(BURSTING), "without", keep="all")
+    assert [each.digest for each in result.rows if each is not row] == [each.digest for each in without.rows]
+    assert kept(tmp_path / "out") == kept(tmp_path / "without")
+    made, again = engine(), Noting()
+    assert sweeping(BURSTING, keep="all", progress=again) == result
+    assert (made.answers, again.notes) == ({}, told.notes[:1])  # which is that a half is small
+    assert not [text for text in again.said if "making" in text]
+
+
+def test_nothing_can_be_made(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """A result all the same, with the models in it."""
+    engine()
+    spec = {**SPEC, "variants": [{"recipe": BIG, "grid": {"w": [1e6, 1e7]}}], "averages": []}
+    result = sweeping(spec, progress=Noting())
+    assert [row.error is None for row in result.rows] == [True, True, False, False]
+    assert result.best == "sft"
+    assert kept(tmp_path / "out") == []
+    assert result.words[0] == "None of the variants could be made: nothing was chosen beside sft."
+
+
+class Noting(Told):
+    """Remembers notes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_checkpoints_of_an_earlier_run_go_with_a_note(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """How many of those that it had kept do not stay; nothing of those that have just been made."""
+    engine()
+    first, second, third = Noting(), Noting(), Noting()
+    sweeping(keep="all", n=60, progress=first)
+    sweeping(keep="none", n=60, progress=second)
+    sweeping(keep="none", n=60, progress=third)
+    assert (first.notes, third.notes) == ([], [])
+    assert second.notes == ["4 checkpoints of an earlier run do not stay: removed"]
+    assert kept(tmp_path / "out") == []
+
+
+def test_halves_of_few_problems_are_noted(sweeping: Sweeping, engine: Make) -> None:
+    """With their number, before anything is asked."""
+    engine()
+    told = Noting()
+    sweeping(n=6, progress=told)
+    assert told.notes
+    assert all("score more (`n`, `--n`)" in text for text in told.notes)
+    assert told.notes[0].startswith("the selection half of id has ")
+
+
+def test_rows_tell_whose_last_bits_depend_on_others(sweeping: Sweeping, engine: Make, tmp_path: Path) -> None:
+    """Those that get a part of a larger decomposition; an average does not, and the page of a winner says so."""
+    engine(by_name(**SHARES | {"restore_top_20pct_rotate_head_10": (1.0, 1.0)}))
+    shared = [row.name for row in sweeping().rows if row.shared]
+    assert NAMES[2] in shared
+    assert NAMES[5] not in shared
+    assert "`surgery apply` alone may differ in the last bits" in (tmp_path / "out" / "report.html").read_text()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evalkit.stats import Difference, Estimate
 from evalkit.sweeps.choice import make_rows
 from evalkit.sweeps.words import difference, figure, words
-from tests.evalkit.sweeps.made import VARIANTS, Shares, aim, entries, result
+from tests.evalkit.sweeps.made import VARIANTS, Shares, aim, entries, failed, result
 
 
 def said(variants: dict[str, Shares] | None = None, **objective: object) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def test_variants_that_lose_too_much_are_counted() -> None:
     assert (
         last == "3 of 4 variants lose more on the selection half than the tolerated 2 points of id or 0 points of ood."
     )
-    assert said({"restore": {"id": 0.1, "ood": 0.9}}, tolerate={"id": 0.1})[-1].startswith("1 of 1 variants loses more")
+    assert said({"restore": {"id": 0.1, "ood": 0.9}}, tolerate={"id": 0.1})[-1].startswith("1 of 1 variant loses more")
     lossy = {"restore": {"id": 0.1, "ood": 0.9}}
     assert said(lossy, measure="loss_per_token", tolerate={"id": 0.5})[-1].endswith("than the tolerated 0.5 of id.")
 
@@ -106,3 +106,27 @@ def test_whatever_came_out(
     assert all(sentence.endswith(".") and "nan" not in sentence for sentence in sentences)
     best = next(row for row in rows if row.best)
     assert any(best.name in sentence for sentence in sentences)
+
+
+def test_something_better_was_refused() -> None:
+    """It is not said that no variant is better where one is that loses too much: that one is named."""
+    first, counted = said({"bold": {"id": 0.4, "ood": 0.9}, "mild": {"id": 0.1, "ood": 0.7}}, tolerate={"id": 0.02})
+    assert first.startswith("Of the variants that lose no more than is tolerated, none is better than sft in accuracy")
+    assert "The best of those that lose more is bold (" in first
+    assert counted.startswith("2 of 2 variants lose more")
+    first, counted = said({"weak": {"id": 0.1, "ood": 0.1}}, tolerate={"id": 0.02})
+    assert first.startswith("No variant is better than sft")
+    assert counted.startswith("1 of 1 variant loses more")
+
+
+def test_what_could_not_be_made_is_told_and_counts_for_nothing() -> None:
+    """Some are named with the reason, and the others are counted; it is not that they lose too much."""
+    sentences = result(wanted=aim(tolerate={"id": 0.02}), more=[failed(f"big w={i}") for i in range(5)]).words
+    assert sentences[-4:] == (
+        *(f"big w={i} could not be made: `w`: the result reaches 1e+06." for i in range(3)),
+        "2 more could not be made; the table of the report says why.",
+    )
+    assert " of 4 variants " in sentences[-5]
+    none = result({}, more=[failed("big w=1")]).words
+    assert none[0] == "None of the variants could be made: nothing was chosen beside sft."
+    assert none[1].startswith("big w=1 could not be made")
