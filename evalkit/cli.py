@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from evalkit.errors import EngineError
+from evalkit.extras import installed
 from surgery.options import json_option, name_values, print_json
-
-
-@contextmanager
-def _installed() -> Iterator[None]:
-    """One message for what comes with an extra and is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise EngineError(
-            f"`surgery eval` needs `{error.name}`, which is not installed: pip install 'surgery[eval]'"
-        ) from error
 
 
 def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        with _installed():
+        with installed("eval", "eval"):
             from evalkit.console import print_engines, print_tasks
             from evalkit.engines import ENGINES
             from evalkit.tasks import TASKS
@@ -108,14 +96,14 @@ def evaluate(
     TASK is one of `surgery eval --list`, or lm_eval:NAME. Every sample is kept under --out: what is finished is never
     done twice, and an interrupted run goes on where it was.
     """
-    with _installed():
+    with installed("eval", "eval"):
         from evalkit import api
         from evalkit.console import print_report
         from evalkit.progress_bar import ProgressBar
 
     progress = ProgressBar()
     try:
-        with _installed(), progress:
+        with installed("eval", "eval"), progress:
             report = api.evaluate(
                 task, models, out, settings=settings, splits=splits, n=n, seed=seed, part=part,
                 attempts=attempts, temperature=temperature, max_tokens=max_tokens, prompt=prompt, chat=chat,

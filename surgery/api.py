@@ -53,13 +53,11 @@ def plan(recipe: RecipeSource, models: Models, *, settings: Mapping[str, object]
     from role to model. `settings` are values for the recipe's parameters, as in `--set head=40%`.
     Raises RecipeError, CheckpointError, PlanError.
     """
-    from surgery.checkpoint import open_checkpoint
-    from surgery.planner import make_plan
     from surgery.recipe import load
 
     loaded = load(recipe, settings or {})
-    bound = _bind(loaded, models)
-    return make_plan(loaded, {role: open_checkpoint(model) for role, model in bound.items()})
+    (made,) = _plan_all([Variant(loaded, "", models=_bind(loaded, models))], {})
+    return made
 
 
 def apply(

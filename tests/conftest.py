@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from surgery.dtypes import DTYPES
 from surgery.header import TensorInfo
 
-pytest_plugins = ["tests.smollm2", "tests.browser"]
+pytest_plugins = ["tests.smollm2", "tests.browser", "tests.commands"]
 
 
 def pytest_configure() -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from surgery.cli import cli, main
+from surgery.cli import cli
+from tests.commands import Run
 from tests.pairs import files, llama, near, read, write
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(surgery_command: Run) -> Run:
     """Runs a command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["surgery", *map(str, arguments)])
-        monkeypatch.setattr(os, "_exit", sys.exit)
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    return run
+    return surgery_command
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from evalkit.sweeps.extras import installed
+from evalkit.extras import installed
 from surgery.errors import SurgeryError
 from surgery.options import json_option, print_json
 
@@ -21,19 +21,18 @@ def demo(out: Path, n: int | None, as_json: bool) -> None:
     A base model that learned a card game from nothing, its Inter-SFT, SFT and RL checkpoints; the recipes that are
     bundled, controls and plain averages among them; scores in and out of distribution, and what they say.
     """
-    with installed("demo"):
+    with installed("demo", "eval,diff"):
         from evalkit.demo.console import print_demo
         from evalkit.demo.run import run_demo
-        from evalkit.demo.words import findings
         from evalkit.sweeps.console import SweepProgress
 
     try:
-        with installed("demo"):
+        with installed("demo", "eval,diff"):
             result = run_demo(out, n, SweepProgress())
     except (KeyboardInterrupt, SurgeryError):
         click.echo("what is finished is kept: run the same command again to go on", err=True)
         raise
     if as_json:
-        print_json({**result.json(), "findings": findings(result)})
+        print_json(result.json())
     else:
-        print_demo(result, findings(result), str(out))
+        print_demo(result, str(out))

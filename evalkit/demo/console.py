@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from textwrap import fill
 
 from evalkit.demo.run import RESULT
@@ -11,13 +10,10 @@ from evalkit.sweeps.result import SweepResult
 from surgery.console import make_console
 
 
-def print_demo(result: SweepResult, findings: Sequence[str], out: str) -> None:
+def print_demo(result: SweepResult, out: str) -> None:
     """The sweep's table, what came out in words, and what to try next."""
     print_sweep(result, f"{out}/{RESULT}")
     console = make_console()
-    console.print()
-    for finding in findings:
-        console.print(fill(finding, WIDTH, initial_indent="- ", subsequent_indent="  "))
     console.print()
     console.print(
         fill(

@@ -7,6 +7,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+from evalkit.demo.words import findings
 from evalkit.sweeps.progress import Progress
 from evalkit.sweeps.result import SweepResult
 from evalkit.sweeps.sweep import sweep
@@ -25,7 +26,8 @@ def run_demo(out: Path, n: int | None = None, progress: Progress | None = None) 
     Run again, it does only what is not done. `n` replaces the sweep's number of examples.
     """
     lay_out(out)
-    return sweep(SWEEP, {name: out / name for name in MODELS}, out / RESULT, n=n, progress=progress)
+    models = {name: out / name for name in MODELS}
+    return sweep(SWEEP, models, out / RESULT, n=n, progress=progress, comment=findings)
 
 
 def lay_out(out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from evalkit.sweeps.extras import installed
+from evalkit.extras import installed
 from surgery.errors import SurgeryError
 from surgery.options import (
     Size,
@@ -23,7 +23,7 @@ from surgery.options import (
 
 def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        with installed("sweep"):
+        with installed("sweep", "eval,diff"):
             from evalkit.sweeps.loading import FOLDER, load
             from surgery import bundled
 
@@ -36,7 +36,7 @@ def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 def _show(ctx: click.Context, _: click.Parameter, name: str | None) -> None:
     if name is not None:
-        with installed("sweep"):
+        with installed("sweep", "eval,diff"):
             from evalkit.sweeps.loading import FOLDER
             from surgery import bundled
 
@@ -98,14 +98,14 @@ def sweep(
     SWEEP is a YAML file or the name of a bundled one; MODELs are bound, in order, to its `models`. Run again, also with
     more values or more examples, it does only what is not done.
     """
-    with installed("sweep"):
+    with installed("sweep", "eval,diff"):
         from evalkit.sweeps.console import SweepProgress, print_bound, print_sweep
         from evalkit.sweeps.sweep import plan_sweep
         from evalkit.sweeps.sweep import sweep as run
 
     options = engine_options or None
     if dry_run:
-        with installed("sweep"):
+        with installed("sweep", "eval,diff"):
             bound = plan_sweep(sweep, models, device=device, n=n, engine=engine, engine_options=options)
         if as_json:
             print_json(bound.json())
@@ -114,7 +114,7 @@ def sweep(
         return
     progress = SweepProgress()
     try:
-        with installed("sweep"):
+        with installed("sweep", "eval,diff"):
             result = run(
                 sweep, models, out, keep=keep, n=n, engine=engine, engine_options=options, workers=workers,
                 memory=memory, device=device, cache=cache, disk=disk, progress=progress,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def sweep(
     cache: bool = True,
     disk: int | None = None,
     progress: Progress | None = None,
+    comment: Callable[[SweepResult], Sequence[str]] = lambda _: (),
 ) -> SweepResult:
     """Make every variant of a sweep, score it beside the models, choose one, and keep it in `out`.
 
@@ -95,6 +97,7 @@ def sweep(
     - `task`, an object, `keep`, `n`, `engine` and `engine_options` replace what the sweep says.
     - `workers`, `memory`, `device`, `cache`: of making, as for `surgery.apply`; `disk` bounds in bytes what
       variants that may still go take there; default: half of what is free. No effect on bytes.
+    - `comment` gives more sentences about the result, which follow its own.
 
     `out` gets `report.json`, `rows.jsonl`, `report.html`, `pareto.png` and `.svg`, every sample in `results`, the kept
     checkpoints in `checkpoints`, and a link `best`. What an earlier run there has made or scored is not done again,
@@ -119,6 +122,7 @@ def sweep(
         best=next(row.name for row in rows if row.best),
         words=words(rows, entries, bound.aim),
     )
+    result = replace(result, words=(*result.words, *comment(result)))
     _write(result, _commands(result, bound, place), place)
     return result
 

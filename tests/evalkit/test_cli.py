@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,11 @@ import evalkit.scorer
 import evalkit.tasks
 from evalkit.engines.base import Prompt
 from evalkit.errors import EngineError
-from surgery.cli import main
+from tests.commands import Run
 from tests.evalkit.fake_engine import FakeEngine
 from tests.evalkit.sums import Sums
 from tests.evalkit.test_scorer import answer
 from tests.tiny_models import save_tiny
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +29,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(surgery_command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `surgery eval` in this process, in a directory of its own: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evalkit.tasks, "TASKS", {**evalkit.tasks.TASKS, "sums": Sums})
     monkeypatch.setattr(evalkit.scorer, "make_engine", lambda *_: FakeEngine(answer))
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["surgery", "eval", *map(str, arguments)])
-        monkeypatch.setattr(os, "_exit", sys.exit)
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    return run
+    return partial(surgery_command, "eval")
 
 
 def lines(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,16 @@ import evalkit.sweeps.scoring
 import evalkit.sweeps.sweep
 import surgery
 from evalkit.errors import EngineError
-from surgery.cli import main
+from tests.commands import Run
 from tests.evalkit.sums import Sums
 from tests.evalkit.sweeps.conftest import SPEC, Pair, WeighedEngine, by_name, drawn
 
-Run = Callable[..., tuple[int, str, str]]
 SKILL = by_name(sft=(0.5, 0.1), values_only=(0.6, 0.6))
 HINT = "what is finished is kept: run the same command again to go on"
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(surgery_command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `surgery sweep` in this process, in a directory with `sweep.yaml`: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evalkit.sweeps.scoring, "TASKS", {**evalkit.sweeps.scoring.TASKS, "sums": Sums})
@@ -40,17 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     with (tmp_path / "sweep.yaml").open("w") as file:
         YAML().dump(SPEC, file)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["surgery", "sweep", *map(str, arguments)])
-        monkeypatch.setattr(os, "_exit", sys.exit)
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    return run
+    return partial(surgery_command, "sweep")
 
 
 def test_table_files_and_progress(run: Run, pair: Pair, tmp_path: Path) -> None:

@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from evalkit.errors import EngineError
-from surgery.errors import SurgeryError
 
 
 @contextmanager
-def installed(command: str) -> Iterator[None]:
+def installed(command: str, extras: str) -> Iterator[None]:
     """One message for a library that `surgery COMMAND` needs and that is not installed. Raises EngineError."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if isinstance(error, SurgeryError):
-            raise
         raise EngineError(
-            f"`surgery {command}` needs `{error.name}`, which is not installed: pip install 'surgery[eval,diff]'"
+            f"`surgery {command}` needs `{error.name}`, which is not installed: pip install 'surgery[{extras}]'"
         ) from error
