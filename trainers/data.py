@@ -17,14 +17,13 @@ from typing import Any
 
 from blake3 import blake3
 
-from evalkit.errors import TaskError
 from evalkit.task import TEST, Example, Task
-from evalkit.tasks import TASKS, make_task
 from surgery.errors import Fault
-from surgery.wording import quoted, show, suggestion
+from surgery.wording import quoted, show
 from trainers.config import Data, HeldOut, RlTraining, SftConfig, TaskData
 from trainers.errors import DataError, RunError
 from trainers.records import ANSWER, Record, plain, read_records
+from trainers.tasks import configured_task
 
 DEFAULT = 1000  # problems of a task, where a configuration does not say
 TRAIN, RL, VALIDATION = "train", "rl", "validation"  # parts, see `evalkit.task.PARTS`
@@ -227,17 +226,8 @@ def _shared(learned: set[str], items: Iterable[Record | Example]) -> str | None:
 
 
 def _task(data: Data | TaskData, where: str) -> Task:
-    """The task of a configuration. Raises DataError."""
     assert data.task is not None
-    if data.task not in TASKS:
-        raise DataError(
-            [Fault(f"{where}.task", f"unknown task {show(data.task)}; {suggestion(data.task, TASKS, 'the tasks')}")]
-        )
-    try:
-        return make_task(data.task, data.parameters)
-    except TaskError as error:  # in the words of `surgery eval`
-        lines = [line.replace("--set ", "parameters.", 1) for line in str(error).splitlines()]
-        raise DataError([Fault(where, line) for line in lines]) from error
+    return configured_task(data.task, data.parameters, where)
 
 
 def _write(files: Mapping[Path, _Sourced]) -> None:

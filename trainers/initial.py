@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from evalkit.engines.loading import quiet
-from evalkit.errors import TaskError, first_line
-from evalkit.tasks import TASKS, make_task
+from evalkit.errors import first_line
 from surgery.errors import Fault
 from surgery.whole_file import as_json, write_whole
 from surgery.wording import show, suggestion
 from trainers.checkpoints import FORMAT, MANIFEST, digests, versions
 from trainers.config import InitConfig
 from trainers.errors import ConfigError, DataError, RunError
+from trainers.tasks import configured_task
 
 # Each special token has a place of its own in the vocabulary, before the task's words.
 PAD, END, ANSWER, UNKNOWN = "<pad>", "<end>", "<answer>", "<unknown>"
@@ -70,24 +70,10 @@ def make_initial(config: InitConfig) -> dict[str, Any]:
 
 def _words(config: InitConfig) -> tuple[str, ...]:
     """The words of the task. Raises DataError."""
-    if config.task not in TASKS:
-        message = f"unknown task; {suggestion(config.task, TASKS, 'the tasks')}"
-        raise DataError([Fault("task", message)])
-    try:
-        words = make_task(config.task, config.parameters).words
-    except TaskError as error:
-        raise DataError([_of_parameter(line) for line in str(error).splitlines()]) from error
+    words = configured_task(config.task, config.parameters).words
     if not words:
         raise DataError([Fault("task", f"`{config.task}` is not made of a few words; expected a task that is")])
     return words
-
-
-def _of_parameter(line: str) -> Fault:
-    """A line of a task's message, which names a parameter as the command line gives it."""
-    where, colon, message = line.partition(": ")
-    if colon and where.startswith("--set "):
-        return Fault(f"parameters.{where.removeprefix('--set ')}", message)
-    return Fault("parameters", line)
 
 
 def _tokenizer(words: Sequence[str]) -> Any:

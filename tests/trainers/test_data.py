@@ -225,9 +225,9 @@ def test_fewer_problems_than_the_default() -> None:
         ({"task": "general_point"}, "data.task: unknown task `general_point`; did you mean `general_points`?"),
         (
             {"task": "general_points", "parameters": {"cards": 9}},
-            "data: parameters.cards: found `9`; expected 6 or less",
+            "data.parameters.cards: found `9`; expected 6 or less",
         ),
-        ({"task": "general_points", "parameters": {"card": 4}}, "data: parameters.card: unknown key"),
+        ({"task": "general_points", "parameters": {"card": 4}}, "data.parameters.card: unknown key"),
     ],
 )
 def test_faults_of_a_task_are_told_in_the_words_of_a_configuration(data: dict[str, Any], message: str) -> None:

@@ -14,7 +14,7 @@ from trainers.errors import ConfigError, RunError
 from trainers.reproduce.loading import load
 from trainers.reproduce.options import parse
 from trainers.reproduce.pipeline import Pipeline
-from trainers.reproduce.run import Standing, standings
+from trainers.reproduce.standing import Standing, standings
 from trainers.reproduce.watch import Silence, Watch
 
 if TYPE_CHECKING:

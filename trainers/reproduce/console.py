@@ -26,49 +26,49 @@ SHOWN_PLANS = 6  # lines of single edits under a stage; the rest is counted
 
 
 class PipelineProgress:
-    """How far a pipeline is: on a terminal two lines, its own and the last of its command's; elsewhere all lines."""
+    """How far a pipeline is: on a terminal a line of its own and one for each stage at work; elsewhere all lines."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._lock = Lock()
-        self._total = self._done = 0
+        self._total = self._begun = self._done = 0
         self._began = monotonic()
-        self._stage, self._line = "", ""
+        self._lines: dict[str, str] = {}  # what the stages at work said last
         self._live = Live(console=self._console, transient=True, refresh_per_second=4, get_renderable=self._shown)
 
     def begin(self, total: int, done: int) -> None:
         """The run begins."""
-        self._total, self._done = total, done
+        self._total, self._begun, self._done = total, done, done
         self._began = monotonic()
         known = f", {done} of them done earlier" if done else ""
         self._print(f"{counted_stages(total)}{known}")
 
     def stage(self, seed: int, name: str, title: str, command: str) -> None:
         """A stage begins."""
-        number = min(self._done + 1, self._total)
-        self._stage, self._line = f"stage {number} of {self._total}  seed {seed}  {name}: {title}", ""
+        self._begun += 1
+        self._print(f"stage {min(self._begun, self._total)} of {self._total}  seed {seed}  {name}: {title}")
         if command:
-            self._print(self._stage)
             self._print(f"  {command}", "dim")
+            with self._lock:
+                self._lines[name] = ""
 
-    def said(self, line: str) -> None:
-        """The stage's command said this."""
+    def said(self, name: str, line: str) -> None:
+        """The command of a stage said this."""
         with self._lock:
-            self._line = line
+            self._lines[name] = line
         if not self._console.is_terminal:
-            self._print(f"  {line}")
+            self._print(f"  {name}: {line}")
 
-    def ended(self, state: str, seconds: float, message: str) -> None:
+    def ended(self, name: str, state: str, seconds: float, message: str) -> None:
         """A stage has ended."""
         self._done += 1
-        self._line = ""
+        with self._lock:
+            self._lines.pop(name, None)
         if state == "finished":
-            self._print(f"  done in {duration(seconds)}, {duration(monotonic() - self._began)} since the start")
+            self._print(f"  {name}: done in {duration(seconds)}, {duration(monotonic() - self._began)} since the start")
             return
-        if state == "waiting":
-            self._print(self._stage)
-        lines = [f"  {state}: {message}" if message else f"  {state}"]
-        self._print("\n  ".join("\n".join(lines).splitlines()), "bold" if state == "failed" else "")
+        told = f"  {name}: {state}: {message}" if message else f"  {name}: {state}"
+        self._print("\n  ".join(told.splitlines()), "bold" if state == "failed" else "")
 
     def note(self, text: str) -> None:
         """Something that a user should know."""
@@ -78,17 +78,18 @@ class PipelineProgress:
         self._console.print(Text(text, style), soft_wrap=True)
 
     def _shown(self) -> Group:
-        """The two lines; the bar is of stages."""
+        """The lines; the bar is of stages."""
         line = Table.grid(padding=(0, 1))
         line.add_row(
             Bar(total=max(self._total, 1), completed=self._done, width=BAR),
             Text(f"{self._done}/{self._total}"),
             Text(duration(monotonic() - self._began)),
-            Text(self._stage, overflow="ellipsis", no_wrap=True),
         )
         with self._lock:
-            said = self._line
-        return Group(line, Text(f"  {said}", "dim", overflow="ellipsis", no_wrap=True))
+            said = dict(self._lines)
+        return Group(
+            line, *(Text(f"  {name}: {text}", "dim", overflow="ellipsis", no_wrap=True) for name, text in said.items())
+        )
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

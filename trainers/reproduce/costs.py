@@ -68,7 +68,8 @@ def _training(trainer: str, parsed: Parsed, pipeline: Pipeline, stage: Stage, pl
     parent = open_checkpoint(places.find(config.model))
     devices = (machine.devices if stage.launch else min(1, machine.devices)) if config.device == "auto" else 0
     taken = training_cost(config, parent, devices, machine.device_memory)
-    return Cost(taken.host, taken.disk, taken.peak_disk, taken.device, devices, reads=_size(parent.root))
+    host = taken.host if devices else stage.processes * taken.host
+    return Cost(host, taken.disk, taken.peak_disk, taken.device, devices, reads=_size(parent.root))
 
 
 def _apply(parsed: Parsed, models: tuple[str, ...], pipeline: Pipeline, places: Places) -> Cost:  # noqa: ARG001

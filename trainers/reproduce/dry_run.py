@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from trainers.reproduce.estimates import FORMULA
 from trainers.reproduce.options import parse
 from trainers.reproduce.pipeline import Pipeline, Stage
 from trainers.reproduce.places import SEED, Places
-from trainers.reproduce.run import seed_directory
+from trainers.reproduce.standing import seed_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +60,28 @@ class DryRun:
 
     @property
     def disk(self) -> int:
-        """Bytes that stay when all seeds are done, and what the largest stage needs meanwhile."""
+        """Bytes that stay when all seeds are done, and what the largest stages need meanwhile."""
         kept = sum(stage.cost.disk for stage in self.stages)
-        return self.seeds * kept + max(stage.cost.peak_disk - stage.cost.disk for stage in self.stages)
+        return self.seeds * kept + self._largest(stage.cost.peak_disk - stage.cost.disk for stage in self.stages)
 
     @property
     def host(self) -> int:
-        """Bytes of memory, where one stage runs at a time."""
-        return max(stage.cost.host for stage in self.stages)
+        """Bytes of memory, where the largest stages run at once."""
+        return self._largest(stage.cost.host for stage in self.stages)
 
     @property
     def device(self) -> int:
-        """Bytes on each device, where one stage runs at a time; 0 where none is used."""
-        return max(stage.cost.device or 0 for stage in self.stages)
+        """Bytes on each device, where the largest stages run at once; 0 where none is used."""
+        return self._largest(stage.cost.device or 0 for stage in self.stages)
 
     @property
     def devices(self) -> int:
         """Devices that the most demanding stage uses."""
         return max(stage.cost.devices for stage in self.stages)
+
+    def _largest(self, sizes: Iterable[int]) -> int:
+        """The largest together, of as many stages as may be at work at once."""
+        return sum(sorted(sizes, reverse=True)[: self.pipeline.jobs])
 
     def json(self) -> dict[str, Any]:
         """As plain data."""

@@ -18,7 +18,7 @@ from trainers.reproduce.charts import GREY, SPLITS, Level, Line, draw_bars, draw
 from trainers.reproduce.paper import BAND, FIRST, ON_RL, ON_SFT, PUBLISHED, ROTATE
 from trainers.reproduce.pipeline import BASE, RL, SFT, Experiment
 from trainers.reproduce.results import EditRow, Results
-from trainers.reproduce.run import seed_directory
+from trainers.reproduce.standing import seed_directory
 
 SPECTRAL = {"singular_values": "figure-3", "principal_angles": "figure-4", "gauge": "figure-a"}  # of `surgery diff`
 _LEVELS = (

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ Paper = Literal["llama", "qwen"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _SET = "--set"
+_PROCESSES = ("--nproc-per-node", "--nproc_per_node", "--num_processes", "--num-processes")  # of torchrun, accelerate
 _PATHS = ("chat_template", "file", "model", "prompt", "recipe")  # keys of sweeps and configurations with paths
 _DIGEST = 16
 
@@ -67,6 +69,13 @@ class Stage(Section):
     launch: tuple[str | int, ...] = Field(
         default=(), description="words before `surgery`, such as `accelerate launch --module`"
     )
+
+    @property
+    def processes(self) -> int:
+        """How many a launcher is told to start."""
+        words = [str(word) for word in self.launch]
+        found = [int(count) for name, count in pairwise(words) if name in _PROCESSES and count.isdecimal()]
+        return max([1, *found])
 
     def words(self, seed: int) -> tuple[str, ...]:
         """What is typed after `surgery`; training goes on where it was, if it had begun."""
@@ -121,6 +130,9 @@ class Pipeline(Section):
     )
     files: dict[Inside, dict[str, Any]] = Field(
         default_factory=dict, description="YAML files that the commands name, written to the seed's directory"
+    )
+    jobs: int = Field(
+        default=1, ge=1, le=64, description="stages that may be at work at once, where none needs another's result"
     )
     stages: tuple[Stage, ...] = Field(min_length=1, description="what is done, in order")
     experiments: tuple[Experiment, ...] = Field(min_length=1, description="what the report compares")

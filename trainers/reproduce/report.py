@@ -15,7 +15,7 @@ from trainers.reproduce.figures import Drawn, draw_all
 from trainers.reproduce.paper import MARGIN, QUANTITIES, SOURCE, Claim, claims
 from trainers.reproduce.pipeline import Pipeline
 from trainers.reproduce.results import AVERAGE, REFERENCE, EditRow, Results
-from trainers.reproduce.run import Standing, seed_directory
+from trainers.reproduce.standing import Standing, seed_directory
 from trainers.reproduce.versions import versions
 from trainers.reproduce.wording import bare, duration, shares
 

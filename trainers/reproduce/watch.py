@@ -12,13 +12,13 @@ class Watch(Protocol):
         """The run begins: so many stages in all, so many of them done earlier."""
 
     def stage(self, seed: int, name: str, title: str, command: str) -> None:
-        """A stage begins."""
+        """A stage begins; others may be at work. Without a command it is passed over."""
 
-    def said(self, line: str) -> None:
-        """The stage's command said this. May come from another thread."""
+    def said(self, name: str, line: str) -> None:
+        """The command of the stage of this name said this. May come from another thread."""
 
-    def ended(self, state: str, seconds: float, message: str) -> None:
-        """The stage at hand, or one that was passed over, has ended."""
+    def ended(self, name: str, state: str, seconds: float, message: str) -> None:
+        """The stage of this name has ended, or was passed over."""
 
     def note(self, text: str) -> None:
         """Something that a user should know."""
@@ -33,10 +33,10 @@ class Silence:
     def stage(self, seed: int, name: str, title: str, command: str) -> None:
         """Nothing."""
 
-    def said(self, line: str) -> None:
+    def said(self, name: str, line: str) -> None:
         """Nothing."""
 
-    def ended(self, state: str, seconds: float, message: str) -> None:
+    def ended(self, name: str, state: str, seconds: float, message: str) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:

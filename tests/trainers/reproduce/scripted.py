@@ -1,6 +1,7 @@
 """A pipeline whose commands are a small script: what happens to them is known, and takes no time.
 
-Run as a program, OUT: runs it to the end, as `surgery reproduce` does, with the script in place of `surgery`.
+Run as a program, OUT KIND: runs one of `WAITING` to the end, as `surgery reproduce` does, with the script in place of
+`surgery`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 
 from trainers.interrupts import Terminated
 from trainers.reproduce import run as running
+from trainers.reproduce import seed
 from trainers.reproduce.loading import load
 from trainers.reproduce.pipeline import Pipeline
-from trainers.reproduce.run import Standing
+from trainers.reproduce.standing import Standing
 from trainers.reproduce.watch import Silence
 
 # `--set BEHAVIOUR`: what it does; `runs` in the directory counts what ran.
@@ -44,13 +46,20 @@ if behaviour == "waits" and first:
     except KeyboardInterrupt:
         Path("interrupts").open("a").write("x")
         sys.exit(130)
+if behaviour.startswith("meets "):  # both are at work at once, or it fails
+    for _ in range(200):
+        if Path(f".{behaviour.split()[1]}.began").exists():
+            break
+        time.sleep(0.05)
+    else:
+        sys.exit(1)
 if behaviour != "forgets":
     out.mkdir(exist_ok=True)
     (out / "made").write_text(" ".join(words))
 """
 
 
-def scripted(*stages: tuple[str, str, Sequence[str]], word: str = "x") -> Pipeline:
+def scripted(*stages: tuple[str, str, Sequence[str]], word: str = "x", jobs: int = 1) -> Pipeline:
     """Stages with their names, behaviours, and the stages whose results they read."""
     listed: list[dict[str, Any]] = [
         {
@@ -62,11 +71,18 @@ def scripted(*stages: tuple[str, str, Sequence[str]], word: str = "x") -> Pipeli
         for name, how, reads in stages
     ]
     experiments = [{"title": "none", "models": {}}]
-    return load({"name": "scripted", "summary": "A script.", "stages": listed, "experiments": experiments})
+    made = {"name": "scripted", "summary": "A script.", "jobs": jobs, "stages": listed, "experiments": experiments}
+    return load(made)
+
+
+WAITING = {
+    "one at a time": scripted(("one", "", ()), ("two", "waits", ("one",)), ("three", "", ("two",))),
+    "side by side": scripted(("one", "waits", ()), ("two", "waits", ()), ("three", "", ("one", "two")), jobs=2),
+}
 
 
 def words(launch: Sequence[str], given: Sequence[str]) -> list[str]:
-    """In place of `trainers.reproduce.child.python_words`."""
+    """In place of `trainers.reproduce.commands.python_words`."""
     assert not launch
     return [sys.executable, "-c", SCRIPT, *given]
 
@@ -76,20 +92,20 @@ class Said(Silence):
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.ends: list[tuple[str, str]] = []
+        self.ends: list[tuple[str, str, str]] = []
         self.notes: list[str] = []
 
     def note(self, text: str) -> None:
         """Kept."""
         self.notes.append(text)
 
-    def said(self, line: str) -> None:
+    def said(self, name: str, line: str) -> None:  # noqa: ARG002
         """Kept."""
         self.lines.append(line)
 
-    def ended(self, state: str, seconds: float, message: str) -> None:  # noqa: ARG002
+    def ended(self, name: str, state: str, seconds: float, message: str) -> None:  # noqa: ARG002
         """Kept."""
-        self.ends.append((state, message))
+        self.ends.append((name, state, message))
 
 
 def run(pipeline: Pipeline, out: Path, **options: Any) -> list[Standing]:
@@ -100,8 +116,8 @@ def run(pipeline: Pipeline, out: Path, **options: Any) -> list[Standing]:
 
 def main() -> None:
     """Exit code 130 after Ctrl-C, 143 after SIGTERM, 0 when everything is finished, else 1."""
-    running.python_words = words  # type: ignore[attr-defined]
-    made = scripted(("one", "", ()), ("two", "waits", ("one",)), ("three", "", ("two",)))
+    seed.python_words = words
+    made = WAITING[sys.argv[2]]
     try:
         found = run(made, Path(sys.argv[1]))
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ import pytest
 from tests.browser import DESKTOP, PHONE, ShowPage, sideways
 from tests.trainers.reproduce.fabricated import pipeline, write_records, write_seed
 from trainers.reproduce.report import make_report
-from trainers.reproduce.run import standings
+from trainers.reproduce.standing import standings
 
 pytestmark = pytest.mark.browser
 

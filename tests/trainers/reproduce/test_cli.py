@@ -106,7 +106,10 @@ def test_dry_run(tmp_path: Path, name: str) -> None:
     """Commands, needs and sizes for people; everything for programs."""
     done = surgery("reproduce", name, "--out", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "surgery train sft mini-base --model init --out base --set seed=0 --resume" in done.stdout
+    assert (
+        "surgery train sft mini-base --model init --out base --set seed=0 --set micro_batch_size=48 --resume"
+        in done.stdout
+    )
     assert "after base, sft; reads base/final, sft/inter-sft, sft/final; makes ranks" in done.stdout
     assert "Training: 16 bytes a parameter" in done.stdout
     found = json.loads(surgery("reproduce", name, "--out", tmp_path / "out", "--dry-run", "--json").stdout)

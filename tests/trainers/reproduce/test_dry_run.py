@@ -56,6 +56,10 @@ def test_mini(tmp_path: Path) -> None:
     assert one.disk < three.disk < 3 * one.disk < 1e9
     assert one.devices == 0
     assert not [text for text in one.shortages if "GPU" in text]
+    hosts = sorted(stage.cost.host for stage in one.stages)
+    assert one.host == hosts[-1] + hosts[-2]  # two stages at once
+    by_name = {stage.name: stage for stage in one.stages}
+    assert by_name["base"].cost.host > 2 * LIBRARIES  # two processes
     assert {stage.name for stage in one.stages if stage.cost.flops} == {"diff", "ranks", "layers", "swap"}
 
 

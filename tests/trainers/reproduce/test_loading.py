@@ -130,9 +130,11 @@ def test_the_words_of_a_stage() -> None:
     """The seed is put in, and training goes on where it was; a digest tells commands apart, and their files."""
     loaded = load("mini")
     stages = {stage.name: stage for stage in loaded.stages}
-    assert stages["base"].words(3)[-2:] == ("seed=3", "--resume")
+    assert stages["ppo"].words(3)[-2:] == ("seed=3", "--resume")
     assert "--resume" not in stages["init"].words(0)
-    assert stages["base"].shown(3).startswith("surgery train sft mini-base --model init")
+    launched = "torchrun --standalone --nproc-per-node 2 --module surgery train sft mini-base --model init"
+    assert stages["base"].shown(3).startswith(launched)
+    assert (stages["base"].processes, stages["ppo"].processes) == (2, 1)
     assert loaded.file("ranks.yaml", 4)["evaluation"]["seeds"] == [4]
     assert loaded.digest(stages["ranks"], 0) != loaded.digest(stages["ranks"], 1)
     data: Any = loaded.model_dump(mode="json")

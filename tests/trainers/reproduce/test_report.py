@@ -15,7 +15,7 @@ from trainers.reproduce.figures import mean_rows
 from trainers.reproduce.paper import Claim
 from trainers.reproduce.records import Records
 from trainers.reproduce.report import make_report
-from trainers.reproduce.run import standings
+from trainers.reproduce.standing import standings
 
 T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 95 % two-sided
 OVER_SEEDS = T2 * 0.01 / 3**0.5  # half the interval of three seeds that are a point apart

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.trainers.reproduce.scripted import Said, run, scripted, words
+from tests.trainers.reproduce.scripted import WAITING, Said, run, scripted, words
 from trainers.errors import ConfigError, RunError
 from trainers.reproduce import run as running
-from trainers.reproduce.records import FILE, LOCK, Records, read_records
-from trainers.reproduce.run import Standing, standings
+from trainers.reproduce import seed
+from trainers.reproduce.records import FILE, LOCK, Record, Records, read_records
+from trainers.reproduce.standing import Standing, standings
 
 FOUR = (("one", "", ()), ("two", "", ("one",)), ("three", "", ("two",)), ("four", "", ()))
 AFTER = (("one", "two"), ("two", "three"))
@@ -28,7 +29,7 @@ AFTER = (("one", "two"), ("two", "three"))
 @pytest.fixture(autouse=True)
 def _script(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands are the script."""
-    monkeypatch.setattr(running, "python_words", words)
+    monkeypatch.setattr(seed, "python_words", words)
 
 
 def ran(out: Path, seed: int = 0) -> list[str]:
@@ -124,7 +125,7 @@ def test_records_of_before_there_were_runs(tmp_path: Path) -> None:
 def test_other_versions_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results that were made under other versions stay, and a note says so."""
     made = scripted(("one", "", ()), ("two", "", ()))
-    monkeypatch.setattr(running, "versions", lambda: {"surgery": "0.0.1"})
+    monkeypatch.setattr(seed, "versions", lambda: {"surgery": "0.0.1"})
     run(made, tmp_path)
     told = Said()
     monkeypatch.setattr("trainers.reproduce.versions.versions", lambda: {"surgery": "0.0.2", "torch": "9"})
@@ -160,7 +161,7 @@ def test_killed_while_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         return act
 
     with monkeypatch.context() as patched:
-        patched.setattr(running, "_delete", killed(running._delete))
+        patched.setattr(running, "delete", killed(seed.delete))
         patched.setattr(Records, "put", killed(Records.put))
         with pytest.raises(KilledError):
             run(changed, tmp_path, fresh=True)
@@ -184,7 +185,7 @@ def test_a_failure_leaves_the_others(tmp_path: Path) -> None:
     found = run(made, tmp_path, watch=told)
     assert states(found) == {"one": "failed", "two": "waiting", "three": "finished", "four": "waiting"}
     assert found[0].message == "nothing to learn from; give data\nand more of it"
-    assert told.ends[1] == ("waiting", "waits for `one`")
+    assert told.ends[2:] == [("two", "waiting", "waits for `one`"), ("four", "waiting", "waits for `two`")]
     assert "at work on three" in told.lines
     (tmp_path / "seed-0" / "mended").touch()
     assert set(states(run(made, tmp_path)).values()) == {"finished"}
@@ -253,7 +254,7 @@ def test_what_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise RunError(f"cannot delete `{path}`")
 
     with monkeypatch.context() as patched:
-        patched.setattr(running, "_delete", refuse)
+        patched.setattr(seed, "delete", refuse)
         found = states(run(made, tmp_path))
     assert found == {"one": "finished", "two": "failed", "three": "waiting", "four": "finished"}
     assert set(states(run(made, tmp_path)).values()) == {"finished"}
@@ -266,7 +267,7 @@ def test_leftovers_of_a_kill(tmp_path: Path) -> None:
     run(made, tmp_path)
     row = read_records(tmp_path / "seed-0")["one"]
     stage = made.stages[0].model_copy(update={"run": ("apply", "r", "m", "--out", "one")})
-    running._make_way(stage, tmp_path / "seed-0" / "one", row, {})
+    seed.make_way(stage, tmp_path / "seed-0" / "one", row, {})
     assert not (tmp_path / "seed-0" / "one").exists()
 
 
@@ -298,29 +299,79 @@ def test_killed_itself(tmp_path: Path) -> None:
 def test_two_at_once(tmp_path: Path) -> None:
     """The second is told to wait, and who is at work."""
     process = start(tmp_path)
-    made = scripted(("one", "", ()), ("two", "waits", ("one",)), ("three", "", ("two",)))
+    made = WAITING["one at a time"]
     with pytest.raises(RunError, match=rf"another `surgery reproduce` \(process {process.pid}\) is at work"):
         run(made, tmp_path)
     process.kill()
     process.wait()
 
 
-def start(out: Path) -> subprocess.Popen[bytes]:
-    """A run in a process of its own, which has come to the stage that waits."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.trainers.reproduce.scripted", str(out)])
-    log = out / "seed-0" / "logs" / "two.log"
+def start(out: Path, kind: str = "one at a time") -> subprocess.Popen[bytes]:
+    """A run in a process of its own, which has come to the stages that wait."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.trainers.reproduce.scripted", str(out), kind])
+    logs = [out / "seed-0" / "logs" / f"{name}.log" for name in ("two", "one")[: WAITING[kind].jobs]]
     for _ in range(600):
-        if log.exists() and "still at work" in log.read_text():
+        if all(log.exists() and "still at work" in log.read_text() for log in logs):
             return process
         time.sleep(0.05)
     raise AssertionError("the run did not come so far")
 
 
-def to_the_end(out: Path) -> list[str]:
+def to_the_end(out: Path, kind: str = "one at a time") -> list[str]:
     """The same again, which finishes everything; gives the commands of both."""
-    command = [sys.executable, "-m", "tests.trainers.reproduce.scripted", str(out)]
+    command = [sys.executable, "-m", "tests.trainers.reproduce.scripted", str(out), kind]
     assert subprocess.run(command, timeout=60, check=False).returncode == 0
     return ran(out)
+
+
+def test_side_by_side(tmp_path: Path) -> None:
+    """As many as the pipeline allows, each as soon as what it needs is there, in whatever order that is."""
+    made = scripted(
+        ("one", "", ()), ("two", "meets three", ("one",)), ("three", "meets two", ("one",)), ("four", "", ("three",)),
+        jobs=2,
+    )  # fmt: skip
+    told = Said()
+    assert set(states(run(made, tmp_path, watch=told)).values()) == {"finished"}
+    assert ran(tmp_path)[0] == "one"
+    assert {name for name, _, _ in told.ends} == {"one", "two", "three", "four"}
+    assert len(ran(tmp_path)) == 4
+
+
+def test_a_failure_beside_another(tmp_path: Path) -> None:
+    """What is at work beside a stage that fails goes on to its end, and so does what needs that one."""
+    made = scripted(("one", "fails", ()), ("two", "meets one", ()), ("three", "", ("two",)), jobs=2)
+    assert states(run(made, tmp_path)) == {"one": "failed", "two": "finished", "three": "finished"}
+
+
+def test_records_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk is full, what is at work beside is ended, and the run with it."""
+    made = scripted(("one", "meets two", ()), ("two", "waits", ()), jobs=2)
+    put = Records.put
+
+    def full(records: Records, name: str, record: Record) -> None:
+        if record.state == "finished":
+            raise RunError("cannot write")
+        put(records, name, record)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Records, "put", full)
+        with pytest.raises(RunError, match="cannot write"):
+            run(made, tmp_path)
+    assert states(standings(made, tmp_path, [0])) == {"one": "interrupted", "two": "interrupted"}
+    assert set(states(run(made, tmp_path)).values()) == {"finished"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_go_to_all(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Each command at work gets the signal once, and the next run goes on with all of them."""
+    process = start(tmp_path, "side by side")
+    process.send_signal(number)
+    assert process.wait(30) == code
+    rows = read_records(tmp_path / "seed-0")
+    assert {name: row.state for name, row in rows.items()} == dict.fromkeys(("one", "two"), "interrupted")
+    if number == signal.SIGINT:
+        assert (tmp_path / "seed-0" / "interrupts").read_text() == "xx"
+    assert sorted(to_the_end(tmp_path, "side by side")) == ["one", "one", "three", "two", "two"]
 
 
 def test_damaged_records(tmp_path: Path) -> None:
