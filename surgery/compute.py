@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -14,11 +16,14 @@ from surgery.errors import NumericalError
 from surgery.header import TensorInfo
 from surgery.jobs import Input, Job, Part
 from surgery.operand import Operand, as_bytes
-from surgery.plan import PIECE_ELEMENTS, TensorPlan
+from surgery.ops.whole import Edit, Piece, Whole
+from surgery.plan import TensorPlan
 from surgery.reader import Reader
 from surgery.spectral.decomposer import Decomposer
 from surgery.spectral.shared import Shared
 from surgery.writer import Writer
+
+_Read = tuple[int, Mapping[Input, torch.Tensor], Decomposer]  # offset of the first element, pieces, decomposer
 
 # What x . x may be for every element to fit into a dtype, and for the product itself to be finite in float32.
 _SAFE_SQUARES = {"F16": 4e9, "BF16": 1e38, "F32": 1e38, "F64": 1e38}
@@ -47,22 +52,36 @@ def make_tensors(
     needed = [each for each in job.inputs if any(each in part.inputs for part in parts)]
     elements = prod(job.piece_shape)
     operands = [Operand(each.info, readers[each.model], elements, device, double=job.double) for each in needed]
-    for first, shape in _pieces(job):
-        if stopping():
-            raise Stopped
-        pieces = {each: operand.load(first, shape) for each, operand in zip(needed, operands, strict=True)}
-        shared = Shared(decomposer, [(piece, job.sizes.get(each)) for each, piece in pieces.items()])
+
+    def read() -> Iterator[_Read]:
+        for first, shape in _pieces(job):
+            if stopping():
+                raise Stopped
+            pieces = {each: operand.load(first, shape) for each, operand in zip(needed, operands, strict=True)}
+            yield first, pieces, Shared(decomposer, [(piece, job.sizes.get(each)) for each, piece in pieces.items()])
+
+    for each in making:
+        with _told(each, writers):
+            each.prepare(read)
+    for pieces in read():
         for each in making:
             if stopping():
                 raise Stopped
-            try:
-                each.add(pieces, shared)
-            except NumericalError as error:
-                if len(writers) == 1:
-                    raise
-                raise NumericalError(f"`{each.out}`: {error}") from error
+            with _told(each, writers):
+                each.add(pieces)
             if each.left == 0:
                 yield each.part, each.hasher.hexdigest()
+
+
+@contextmanager
+def _told(making: _Making, writers: Mapping[int, Writer]) -> Iterator[None]:
+    """Where several outputs are made, say which one a NumericalError is about."""
+    try:
+        yield
+    except NumericalError as error:
+        if len(writers) == 1:
+            raise
+        raise NumericalError(f"`{making.out}`: {error}") from error
 
 
 def _copy(part: Part, readers: Sequence[Reader], writer: Writer) -> str:
@@ -73,9 +92,9 @@ def _copy(part: Part, readers: Sequence[Reader], writer: Writer) -> str:
 
 def _pieces(job: Job) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Offset (in elements) and shape of each unit of work. Fixed by the plans, so that results are reproducible."""
-    total, shape = prod(job.parts[0].tensor.slot.shape), job.piece_shape
-    for first in range(0, max(total, 1), max(prod(shape), 1)):  # of an empty tensor, one empty piece
-        yield first, shape if len(shape) == 2 else (min(shape[0], total - first),)
+    total, (most, *columns) = prod(job.parts[0].tensor.slot.shape), job.piece_shape
+    for first in range(0, max(total, 1), max(prod(job.piece_shape), 1)):  # of an empty tensor, one empty piece
+        yield first, (min(most, (total - first) // max(prod(columns), 1)), *columns)
 
 
 class _Making:
@@ -87,40 +106,68 @@ class _Making:
         self.hasher = blake3()
         self.left = part.tensor.slot.nbytes
         self._writer = writer
+        self._edits: list[Edit] = []
 
-    def add(self, pieces: Mapping[Input, torch.Tensor], decomposer: Decomposer) -> None:
-        """Make the next piece; of a matrix on which no step works as such, in the runs of elements of any tensor."""
-        inputs = [pieces[each] for each in self.part.inputs]
-        if self.part.tensor.matrices:
-            self._add(inputs, decomposer)
-            return
-        flat = [piece.view(-1) for piece in inputs]
-        for first in range(0, len(flat[0]), PIECE_ELEMENTS):
-            self._add([piece[first : first + PIECE_ELEMENTS] for piece in flat], decomposer)
-
-    def _add(self, inputs: list[torch.Tensor], decomposer: Decomposer) -> None:
+    def prepare(self, read: Callable[[], Iterator[_Read]]) -> None:
+        """Let each operation see the whole tensor, as those before it leave it."""
         slot = self.part.tensor.slot
-        result = _apply(self.part, inputs, decomposer)
-        stored = _stored(result, slot, self.part.tensor)
-        self._writer.write(slot, slot.nbytes - self.left, stored)
-        self.hasher.update(stored)
-        self.left -= stored.nbytes
+        for number, op in enumerate(self.part.ops):
 
+            def pieces(before: Sequence[Edit] = tuple(self._edits[:number])) -> Iterator[Piece]:
+                for piece in read():
+                    for own in self._own(piece):
+                        yield self._edited(own, before)
 
-def _apply(part: Part, inputs: list[torch.Tensor], decomposer: Decomposer) -> torch.Tensor:
-    """The steps, in order. A first step that ignores the running tensor is given another of the same kind."""
-    tensor = part.tensor
-    sources = {source.role: piece for source, piece in zip(tensor.inputs, inputs, strict=True)}
-    running = inputs[0]
-    if tensor.base is not None:
-        sources = {source.role: piece for source, piece in zip(tensor.sources, inputs[1:], strict=True)}
-    try:
-        for op in part.ops:
-            running = op.apply(running, sources, decomposer)
-    except NumericalError as error:
-        files = ", ".join(f"`{source.info.file}` of `{source.role}`" for source in tensor.inputs)
-        raise NumericalError(f"`{tensor.slot.name}` ({files}): {error}") from error
-    return running
+            with self._naming():
+                self._edits.append(op.prepare(Whole(slot.name, slot.shape, pieces)))
+
+    def add(self, read: _Read) -> None:
+        """Make the next piece."""
+        for piece in self._own(read):
+            with self._naming():
+                result = self._edited(piece, self._edits).W
+            slot = self.part.tensor.slot
+            stored = _stored(result, slot, self.part.tensor)
+            self._writer.write(slot, slot.nbytes - self.left, stored)
+            self.hasher.update(stored)
+            self.left -= stored.nbytes
+
+    def _own(self, read: _Read) -> Iterator[Piece]:
+        """What was read, in the pieces of this tensor alone: of a matrix on which it does not work as such, runs."""
+        first, pieces, decomposer = read
+        inputs = [pieces[each] for each in self.part.inputs]
+        tensor = self.part.tensor
+        if tensor.matrices or not inputs[0].numel():
+            yield self._piece(inputs, first, decomposer)
+            return
+        most, *columns = tensor.piece_shape
+        flat = [piece.view(-1, *columns) for piece in inputs]
+        for start in range(0, len(flat[0]), most):
+            runs = [piece[start : start + most] for piece in flat]
+            yield self._piece(runs, first + start * prod(columns), decomposer)
+
+    def _piece(self, inputs: list[torch.Tensor], first: int, decomposer: Decomposer) -> Piece:
+        """A first step that ignores the running tensor is given another of the same kind."""
+        tensor = self.part.tensor
+        sources = {source.role: piece for source, piece in zip(tensor.inputs, inputs, strict=True)}
+        if tensor.base is not None:
+            sources = {source.role: piece for source, piece in zip(tensor.sources, inputs[1:], strict=True)}
+        return Piece(inputs[0], sources, first, decomposer)
+
+    def _edited(self, piece: Piece, edits: Sequence[Edit]) -> Piece:
+        for edit in edits:
+            piece = replace(piece, W=edit(piece))
+        return piece
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Name tensor and files in a NumericalError."""
+        try:
+            yield
+        except NumericalError as error:
+            tensor = self.part.tensor
+            files = ", ".join(f"`{source.info.file}` of `{source.role}`" for source in tensor.inputs)
+            raise NumericalError(f"`{tensor.slot.name}` ({files}): {error}") from error
 
 
 def _stored(result: torch.Tensor, slot: TensorInfo, tensor: TensorPlan) -> memoryview:

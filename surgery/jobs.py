@@ -44,7 +44,7 @@ class Part:
     @property
     def ops(self) -> tuple[Op, ...]:
         """The operations that make it, in order."""
-        return self.plan.ops(self.tensor)
+        return self.tensor.ops
 
     def asked(self) -> Iterator[tuple[Input, Size]]:
         """The decompositions of inputs that the operations will ask for. Of what a step made, they are not shared."""
@@ -90,7 +90,7 @@ class Job:
 
     @property
     def piece_shape(self) -> tuple[int, ...]:
-        """The unit of work: one matrix where a part works on matrices, or a flat run of elements."""
+        """The unit of work: one matrix where a part works on matrices, some rows, or a flat run of elements."""
         shapes = [part.tensor.piece_shape for part in self.parts if part.tensor.matrices]
         return shapes[0] if shapes else self.parts[0].tensor.piece_shape
 
@@ -181,12 +181,13 @@ class Batch:
 def _kind(output: int, tensor: TensorPlan) -> object:
     """Tensors of one kind are made together: read in the same pieces, computed in the same precision.
 
-    The runs of elements of an elementwise operation are parts of a matrix, but not of a stack of them.
+    Runs of elements, and of rows, are parts of a matrix, but not of a stack of them, nor of each other.
     """
     slot = tensor.slot
     if tensor.action == "copy":
         return output, slot.name
-    return slot.name, slot.shape, _double(tensor), len(slot.shape) == 3 and tensor.matrices
+    apart = tensor.matrices and len(slot.shape) == 3, tensor.rows
+    return slot.name, slot.shape, _double(tensor), *apart
 
 
 def _double(tensor: TensorPlan) -> bool:

@@ -129,7 +129,7 @@ def make_manifest(plan: Plan, digests: Mapping[str, str], files: Mapping[str, by
                 file=tensor.slot.file,
                 dtype=tensor.slot.dtype.name,
                 shape=tensor.slot.shape,
-                done=tuple(op.op for op in plan.ops(tensor)) or (tensor.action,),
+                done=tuple(op.op for op in tensor.ops) or (tensor.action,),
                 read=tuple(dict.fromkeys(source.role for source in tensor.inputs)),
                 blake3=digests[tensor.slot.name],
             )

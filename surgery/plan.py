@@ -49,14 +49,30 @@ class TensorPlan:
     """How one output tensor is made; `slot` is its place in the output.
 
     `base` is what the running tensor is at first (None when the first step ignores it), `steps` are applied to
-    it in order, `sources` are the other tensors that they read. Without steps, `base` is copied or cast.
+    it in order, as the operations `ops`; `sources` are the other tensors that they read. Without steps, `base` is
+    copied or cast.
     """
 
     slot: TensorInfo
     base: Source | None
     steps: tuple[int, ...] = ()
+    ops: tuple[Op, ...] = ()
     sources: tuple[Source, ...] = ()
-    matrices: bool = False
+
+    @property
+    def matrices(self) -> bool:
+        """Whether it is worked on by whole matrices."""
+        return any(op.kind == "matrix" for op in self.ops)
+
+    @property
+    def rows(self) -> bool:
+        """Whether it is worked on by whole rows, and not by matrices."""
+        return not self.matrices and any(op.kind == "rows" for op in self.ops)
+
+    @property
+    def passes(self) -> int:
+        """How often it is read."""
+        return max((op.passes for op in self.ops), default=1)
 
     @property
     def action(self) -> Action:
@@ -73,9 +89,12 @@ class TensorPlan:
 
     @property
     def piece_shape(self) -> tuple[int, ...]:
-        """The unit of work: one matrix, or a flat run of elements."""
+        """The unit of work: one matrix, some rows, or a flat run of elements."""
         if self.matrices:
             return self.slot.shape[-2:]
+        if self.rows:
+            columns = self.slot.shape[-1] if self.slot.shape else 1
+            return min(self.slot.elements // max(columns, 1), max(1, PIECE_ELEMENTS // max(columns, 1))), columns
         return (min(self.slot.elements, PIECE_ELEMENTS),)
 
     @property
@@ -104,28 +123,26 @@ class Plan:
     @property
     def bytes_read(self) -> int:
         """Bytes of the inputs that are read."""
-        return sum(source.info.nbytes for tensor in self.tensors for source in tensor.inputs)
+        return sum(source.info.nbytes * tensor.passes for tensor in self.tensors for source in tensor.inputs)
 
     @property
     def bytes_written(self) -> int:
         """Size of the output's tensor files."""
         return sum(file.size for file in self.files)
 
-    def ops(self, tensor: TensorPlan) -> tuple[Op, ...]:
-        """The operations that make a tensor, in order."""
-        return tuple(self.recipe.steps[i] for i in tensor.steps)
-
     def flops(self, tensor: TensorPlan) -> int:
         """Floating-point operations for one tensor, to first order."""
         if tensor.matrices:
-            return sum(op.flops(tensor.piece_shape) for op in self.ops(tensor)) * tensor.matrix_count
-        return sum(op.flops((tensor.slot.elements,)) for op in self.ops(tensor))
+            return sum(op.flops(tensor.piece_shape) for op in tensor.ops) * tensor.matrix_count
+        columns = tensor.piece_shape[1:]
+        shape = (tensor.slot.elements // max(prod(columns), 1), *columns)
+        return sum(op.flops(shape) for op in tensor.ops)
 
     def memory(self, tensor: TensorPlan) -> int:
         """Bytes that a worker holds while it makes a tensor."""
         if tensor.action == "copy":
             return COPY_BYTES
-        workspace = max((op.workspace(tensor.piece_shape) for op in self.ops(tensor)), default=0)
+        workspace = max((op.workspace(tensor.piece_shape) for op in tensor.ops), default=0)
         return memory_of(prod(tensor.piece_shape), [source.info for source in tensor.inputs], [tensor.slot], workspace)
 
     def peak_memory(self, workers: int) -> int:

@@ -54,12 +54,15 @@ class _Planner:
         self.anatomies = {role: checkpoint.anatomy for role, checkpoint in inputs.items()}
         self.conflicts = Conflicts(recipe, inputs, self.anatomies)
         self.remarks: dict[str, list[str]] = {}
+        self.ops: dict[tuple[int, str], Op] = {}  # by step and tensor, with the numbers for that tensor
 
     def plan(self) -> Plan:
         drafts = {name: _Draft(Source(self.recipe.start, info)) for name, info in self.start.tensors.items()}
         for number, op in enumerate(self.recipe.steps):
-            for name in self._selected(number, op):
-                self._extend(drafts[name], number, op, self.start.tensors[name])
+            names = self._selected(number, op)
+            for name, resolved in self._resolved(number, op, names).items():
+                self.ops[number, name] = resolved
+                self._extend(drafts[name], number, resolved, self.start.tensors[name])
         self._refuse_dead_steps(drafts)
         self._compare_vocabularies()
         self._remark_what_is_left_out()
@@ -87,6 +90,28 @@ class _Planner:
             )
         return edited
 
+    def _resolved(self, number: int, op: Op, names: Sequence[str]) -> dict[str, Op]:
+        """The operation for each of these tensors, with that tensor's numbers."""
+        anatomy = self.anatomies[self.recipe.start]
+        try:
+            tables = {graded: graded.table(anatomy, list(self.start.tensors)) for graded in op.graded}
+        except ValueError as error:
+            self.conflicts.step(number, f"a rule: {error}")
+            return {}
+        found = {}
+        for name in names:
+            if any(name not in table for table in tables.values()):
+                self.conflicts.step(
+                    number, f"no rule gives `{name}` a value; let the last rule be for all others: `{{value: ...}}`"
+                )
+                break
+            try:
+                found[name] = op.at({graded: table[name] for graded, table in tables.items()})
+            except ValueError as error:
+                self.conflicts.step(number, f"for `{name}`: {error}")
+                break
+        return found
+
     def _scope(self, op: Op) -> Select:
         """What a step selects; of a natural scope, which the user did not write, the groups that the model has."""
         if op.select is not None:
@@ -109,7 +134,7 @@ class _Planner:
             if not self.conflicts.quantised(number, self.recipe.start, info):
                 self._remark(f"steps[{number}] leaves {info.dtype.name} tensors as they are", info.name)
             return False
-        return op.kind == "elementwise" or _is_matrix(info)
+        return op.kind in ("elementwise", "rows") or _is_matrix(info)
 
     def _extend(self, draft: _Draft, number: int, op: Op, info: TensorInfo) -> None:
         roles = [role for role in op.reads if role != RESULT]
@@ -189,14 +214,14 @@ class _Planner:
         )
 
     def _tensor(self, draft: _Draft, slot: TensorInfo) -> TensorPlan:
-        ops = [self.recipe.steps[number] for number in draft.steps]
+        ops = [self.ops[number, slot.name] for number in draft.steps]
         roles = dict.fromkeys(role for op in ops for role in op.reads if role != RESULT)
         return TensorPlan(
             slot=slot,
             base=draft.base if not ops or ops[0].uses_result else None,
             steps=tuple(draft.steps),
+            ops=tuple(ops),
             sources=tuple(draft.sources[role] for role in roles),
-            matrices=any(op.kind == "matrix" for op in ops),
         )
 
 

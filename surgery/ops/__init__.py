@@ -11,6 +11,7 @@ from surgery.ops.linear import Linear
 from surgery.ops.reset_layers import ResetLayers
 from surgery.ops.restore_directions import RestoreDirections
 from surgery.ops.restore_values import RestoreValues
+from surgery.ops.slerp import Slerp
 from surgery.ops.swap_directions import SwapDirections
 from surgery.ops.truncate_rank import TruncateRank
 
@@ -20,6 +21,7 @@ __all__ = [
     "ResetLayers",
     "RestoreDirections",
     "RestoreValues",
+    "Slerp",
     "Step",
     "SwapDirections",
     "TruncateRank",
@@ -32,9 +34,10 @@ OPS: dict[str, type[Op]] = {
     "reset_layers": ResetLayers,
     "truncate_rank": TruncateRank,
     "linear": Linear,
+    "slerp": Slerp,
 }
 
 Step = Annotated[
-    RestoreDirections | SwapDirections | RestoreValues | ResetLayers | TruncateRank | Linear,
+    RestoreDirections | SwapDirections | RestoreValues | ResetLayers | TruncateRank | Linear | Slerp,
     Field(discriminator="op"),
 ]

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
+from surgery.graded import Graded, Numbers
 from surgery.select import Select
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
 
+    from surgery.ops.whole import Edit, Whole
     from surgery.spectral.decomposer import Decomposer
 
 RESULT = "result"  # the reserved role: the running tensor, as the steps before left it
 
-Kind = Literal["copy", "elementwise", "matrix"]
+Kind = Literal["copy", "elementwise", "rows", "matrix"]
 
 
 def _known_role(name: str, info: ValidationInfo) -> str:
@@ -32,12 +36,17 @@ Role = Annotated[str, AfterValidator(_known_role)]
 class Op(BaseModel):
     """One step of a recipe.
 
-    A subclass declares its parameters as fields, its `kind` and perhaps its `natural` scope, and implements
-    `reads` and `apply`. `kind` tells the executor how a tensor may be divided:
+    A subclass declares its parameters as fields, its `kind` and perhaps its `natural` scope, and implements `reads` and
+    `apply`; or `prepare`, where it has to see the whole tensor before it edits the first piece, or what is known of it
+    beside its numbers. `kind` tells the executor how a tensor may be divided:
 
-    - `copy`: the result is the tensor of the one role in `reads`, byte for byte; `apply` is never called.
-    - `elementwise`: every output element depends on the same element of the inputs; `apply` gets flat pieces.
-    - `matrix`: `apply` gets whole 2-D matrices (a 3-D stack of experts one by one); 1-D tensors are outside.
+    - `copy`: the result is the tensor of the one role in `reads`, byte for byte; nothing is called.
+    - `elementwise`: every output element depends on the same element of the inputs, and on what was measured of the
+      whole; pieces are flat.
+    - `rows`: likewise of the same row, along the last dimension; pieces are 2-D, a vector is one row.
+    - `matrix`: pieces are whole 2-D matrices (a 3-D stack of experts one by one); 1-D tensors are outside.
+
+    A field that is a `surgery.graded.Number` is a `float` once `at` has resolved it for a tensor.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
@@ -57,6 +66,35 @@ class Op(BaseModel):
     def uses_result(self) -> bool:
         """Whether the outcome depends on the running tensor."""
         return True
+
+    @property
+    def passes(self) -> int:
+        """How often the tensors are read, to measure them and to edit them."""
+        return 1
+
+    def at(self, numbers: Numbers) -> Self:
+        """The operation for one tensor, with its number for everything that differs from tensor to tensor.
+
+        Raises ValueError where those numbers do not go together.
+        """
+        resolved = {name: _resolved(value, numbers) for name, value in self if _graded(value)}
+        if not resolved:
+            return self
+        made = type(self).model_construct(self.model_fields_set, **{**dict(self), **resolved})
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Raises ValueError where the numbers for one tensor do not go together."""
+
+    @property
+    def graded(self) -> tuple[Graded, ...]:
+        """All that differs from tensor to tensor."""
+        return tuple(each for _, value in self for each in _graded(value))
+
+    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - for those who override it
+        """What makes a piece of the result from a piece of the tensor. Pure, as `apply` is. Raises NumericalError."""
+        return lambda piece: self.apply(piece.W, piece.sources, piece.decomposer)
 
     def apply(self, W: Tensor, sources: Mapping[str, Tensor], decomposer: Decomposer) -> Tensor:
         """The new tensor. Pure: same dtype (float32 or float64), shape and device as W; inputs stay as they are.
@@ -83,3 +121,15 @@ class Op(BaseModel):
     def remark(self, shape: tuple[int, int]) -> str | None:  # noqa: ARG002 - for those who override it
         """What a user should know about matrices of this shape (say, that they are restored whole), or None."""
         return None
+
+
+def _graded(value: object) -> tuple[Graded, ...]:
+    if isinstance(value, Graded):
+        return (value,)
+    return tuple(each for each in value if isinstance(each, Graded)) if isinstance(value, tuple) else ()
+
+
+def _resolved(value: object, numbers: Numbers) -> object:
+    if isinstance(value, tuple):
+        return tuple(_resolved(each, numbers) for each in value)
+    return numbers[value] if isinstance(value, Graded) else value

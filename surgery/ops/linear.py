@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
-from surgery.ops.base import RESULT, Kind, Op, Role
+from surgery.graded import NUMBER_SCHEMA, Graded, Number, is_number, read_number
+from surgery.ops.base import RESULT
+from surgery.ops.merge import MergeOp
 from surgery.wording import show
 
 if TYPE_CHECKING:
@@ -22,9 +24,9 @@ VANISHING_SUM = 1e-6  # relative to sum |w|: dividing by less than this amplifie
 
 LARGEST = float.fromhex("0x1.fffffep127")  # of float32, in which the sum is computed
 
-Weight = float | Literal["rest"]
+Weight = Number | Literal["rest"]
 
-_WEIGHT_SCHEMA = {"anyOf": [{"type": "number"}, {"const": REST}]}
+_WEIGHT_SCHEMA = {"anyOf": [*NUMBER_SCHEMA["anyOf"], {"const": REST}]}
 _WEIGHTS_SCHEMA = {
     "anyOf": [
         {"type": "array", "items": _WEIGHT_SCHEMA, "minItems": 1},
@@ -35,55 +37,34 @@ _WEIGHTS_SCHEMA = {
 }
 
 
-class Linear(Op):
+class Linear(MergeOp):
     """W' = sum_i c_i W_i over `models`, with c_i = w_i / sum_j w_j (`normalize: true`, the default) or c_i = w_i.
 
     `weights` is a list in the order of `models` or a map from role to weight, and kept as the list. One weight
     may be `rest`: 1 minus the sum of the others. Without `weights` all are equal.
     """
 
-    kind: ClassVar[Kind] = "elementwise"
-
     op: Literal["linear"]
-    models: tuple[Role, ...] = Field(
-        min_length=1, description="the roles that are summed; `result` is the running tensor"
-    )
     weights: Annotated[tuple[Weight, ...] | None, WithJsonSchema(_WEIGHTS_SCHEMA)] = None
     normalize: bool = Field(default=True, description="divide by the sum of the weights")
 
-    @field_validator("models")
     @classmethod
-    def _distinct(cls, models: tuple[str, ...]) -> tuple[str, ...]:
-        repeated = [name for i, name in enumerate(models) if name in models[:i]]
-        if repeated:
-            raise ValueError(f"`{repeated[0]}` is listed more than once; give it one weight instead")
-        return models
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _in_order_of_models(cls, value: object, info: ValidationInfo) -> tuple[Weight, ...] | None:
-        models: tuple[str, ...] | None = info.data.get("models")
-        if value is None or models is None:  # without models there is nothing to compare with: their fault is reported
-            return None
-        return tuple(_weight(name, weight) for name, weight in _pairs(models, value))
+    def read_value(cls, name: str, value: object) -> object:
+        return _weight(name, value)
 
     @model_validator(mode="after")
     def _sum(self) -> Linear:
-        _coefficients(self.models, self.weights, self.normalize)
+        if not self.graded:
+            self.check()
         return self
+
+    def check(self) -> None:
+        _coefficients(self.models, self.weights, self.normalize)
 
     @cached_property
     def coefficients(self) -> tuple[tuple[str, float], ...]:
         """The factors c_i with their roles, in the order of `models`."""
         return _coefficients(self.models, self.weights, self.normalize)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.models
-
-    @property
-    def uses_result(self) -> bool:
-        return RESULT in self.models
 
     def apply(
         self,
@@ -105,27 +86,22 @@ class Linear(Op):
         return 2 * len(self.models) * math.prod(shape)
 
 
-def _pairs(models: tuple[str, ...], value: object) -> list[tuple[str, object]]:
-    """Each model with what is given for it, in the order of `models`."""
-    if isinstance(value, Mapping):
-        missing = [name for name in models if name not in value]
-        unknown = [name for name in value if name not in models]
-        if missing or unknown:
-            found, expected = (", ".join(f"`{name}`" for name in names) for names in (value, models))
-            raise ValueError(f"found weights for {found or 'no model'}; expected one for each of `models`: {expected}")
-        return [(name, value[name]) for name in models]
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"found `{value}`; expected a list in the order of `models`, or a map from role to weight")
-    if len(value) != len(models):
-        raise ValueError(f"found {len(value)} weights for {len(models)} models; expected one weight a model")
-    return list(zip(models, value, strict=True))
-
-
-def _weight(name: str, value: Any) -> Weight:
+def _weight(name: str, value: Any) -> float | Graded | str:
     if value == REST:
-        return "rest"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or (isinstance(value, float) and not math.isfinite(value)):
+        return REST
+    if is_number(value):
+        weight: float | Graded = _sized(name, value)
+    elif isinstance(value, Graded | Mapping | list | tuple):
+        weight = read_number(value)
+        for number in weight.values if isinstance(weight, Graded) else ():
+            _sized(name, number)
+    else:
+        raise ValueError(f"found `{value}` for `{name}`; expected a finite number or `{REST}`")
+    return weight
+
+
+def _sized(name: str, value: float) -> float:
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"found `{value}` for `{name}`; expected a finite number or `{REST}`")
     if abs(value) > LARGEST:
         raise ValueError(f"found {show(value)} for `{name}`; expected at most {LARGEST:.3g} in size, as float32 holds")

@@ -21,6 +21,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "reset_layers": {"from": "base", "select": {"layers": "first 25%"}},
     "truncate_rank": {"rank": 64},
     "linear": {"models": ["base", "sft"]},
+    "slerp": {"models": ["base", "sft"], "t": 0.5},
 }
 STEP: TypeAdapter[Any] = TypeAdapter(Step)
 
