@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgery.ops import RestoreDirections
+from surgery.ops.restore_directions import RestoreDirections
 from surgery.spectral.cost import padded
 from surgery.spectral.decomposer import Decomposer
 from surgery.spectral.gram import gram

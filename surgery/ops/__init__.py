@@ -1,8 +1,8 @@
-"""The operations that a recipe's steps may name."""
+"""The operations that a recipe's steps may name. A new one is a file here, its import, and its line in the table."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Union, get_args
 
 from pydantic import Field
 
@@ -15,29 +15,20 @@ from surgery.ops.slerp import Slerp
 from surgery.ops.swap_directions import SwapDirections
 from surgery.ops.truncate_rank import TruncateRank
 
-__all__ = [
-    "OPS",
-    "Linear",
-    "ResetLayers",
-    "RestoreDirections",
-    "RestoreValues",
-    "Slerp",
-    "Step",
-    "SwapDirections",
-    "TruncateRank",
-]
+__all__ = ["OPS", "Step"]
 
-OPS: dict[str, type[Op]] = {
-    "restore_directions": RestoreDirections,
-    "swap_directions": SwapDirections,
-    "restore_values": RestoreValues,
-    "reset_layers": ResetLayers,
-    "truncate_rank": TruncateRank,
-    "linear": Linear,
-    "slerp": Slerp,
-}
+_TABLE: tuple[type[Op], ...] = (
+    RestoreDirections,
+    SwapDirections,
+    RestoreValues,
+    ResetLayers,
+    TruncateRank,
+    Linear,
+    Slerp,
+)
+OPS: dict[str, type[Op]] = {get_args(op.model_fields["op"].annotation)[0]: op for op in _TABLE}
 
-Step = Annotated[
-    RestoreDirections | SwapDirections | RestoreValues | ResetLayers | TruncateRank | Linear | Slerp,
-    Field(discriminator="op"),
-]
+if TYPE_CHECKING:
+    Step = Op
+else:
+    Step = Annotated[Union[_TABLE], Field(discriminator="op")]  # noqa: UP007 - of as many as there are

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from surgery.ops import Linear
+from surgery.ops.linear import Linear
 from surgery.spectral.decomposer import Decomposer
 
 finite = st.floats(-4, 4, allow_nan=False)

@@ -57,7 +57,7 @@ def test_roles_must_be_known_and_another(name: str):
 def test_operations_load_without_torch():
     """A plan knows every operation, its memory and its arithmetic without importing torch."""
     code = (
-        "import sys; from surgery.ops import RestoreDirections as R; "
+        "import sys; from surgery.ops.restore_directions import RestoreDirections as R; "
         "op = R.model_validate({'op': 'restore_directions', 'from': 'base', 'head': 8}); "
         "op.workspace((64, 32)), op.flops((64, 32)), op.remark((64, 32)); sys.exit('torch' in sys.modules)"
     )

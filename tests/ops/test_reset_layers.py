@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from surgery.ops import ResetLayers
+from surgery.ops.reset_layers import ResetLayers
 
 
 def reset(**parameters: object) -> ResetLayers:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from surgery.errors import NumericalError
-from surgery.ops import RestoreDirections
+from surgery.ops.restore_directions import RestoreDirections
 from surgery.spectral.decomposer import Decomposer
 from surgery.spectral.triplets import Triplets
 from tests.strategies import SPECTRA, pairs, tuned, weight

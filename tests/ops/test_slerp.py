@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from surgery.ops import Slerp
+from surgery.ops.slerp import Slerp
 from tests.ops.whole import edited
 
 GENERATOR = torch.Generator().manual_seed(3)

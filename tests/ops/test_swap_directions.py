@@ -4,7 +4,9 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from surgery.ops import RestoreDirections, RestoreValues, SwapDirections
+from surgery.ops.restore_directions import RestoreDirections
+from surgery.ops.restore_values import RestoreValues
+from surgery.ops.swap_directions import SwapDirections
 from surgery.spectral.decomposer import Decomposer
 from tests.strategies import pairs, tuned, weight
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from surgery.errors import NumericalError
-from surgery.ops import TruncateRank
+from surgery.ops.truncate_rank import TruncateRank
 from surgery.spectral.decomposer import Decomposer
 from tests.strategies import pairs, weight
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from surgery.ops import RestoreDirections
+from surgery.ops.restore_directions import RestoreDirections
 from surgery.spectral import cost
 from surgery.spectral.decomposer import Decomposer
 from surgery.spectral.triplets import outer_triplets
