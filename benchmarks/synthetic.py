@@ -1,6 +1,6 @@
 """Synthetic checkpoints for the benchmarks: the shapes of a Llama of 1.2 billion parameters, bf16, random weights.
 
-    python benchmarks/synthetic.py DIRECTORY [LAYERS]      writes `base` and `sft`, unless they are there
+    python benchmarks/synthetic.py DIRECTORY [LAYERS] [NAME...]   writes `base`, and `sft` or those named, unless there
 
 The spectra decay about as those of trained models do, since the route of a decomposition depends on that.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -43,15 +44,14 @@ def model_shapes(layers: int) -> dict[str, tuple[int, ...]]:
     return shapes | {"model.norm.weight": (HIDDEN,)}
 
 
-def write_pair(directory: Path, layers: int) -> None:
-    """Write `base` and `sft` below a directory; the second is the first plus noise."""
-    base, sft = directory / "base", directory / "sft"
-    if not (sft / "config.json").exists():
-        _write(base, layers, tuned=False)
-        _write(sft, layers, tuned=True)
+def write_models(directory: Path, layers: int, tuned: Sequence[str]) -> None:
+    """Write `base` below a directory, and models that are it plus noise, each its own."""
+    for number, name in enumerate(("base", *tuned)):
+        if not (directory / name / "config.json").exists():
+            _write(directory / name, layers, number)
 
 
-def _write(directory: Path, layers: int, *, tuned: bool) -> None:
+def _write(directory: Path, layers: int, number: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     names = list(model_shapes(layers))
     per_shard = -(-len(names) // SHARDS)
@@ -59,7 +59,7 @@ def _write(directory: Path, layers: int, *, tuned: bool) -> None:
     for shard in range(SHARDS):
         file = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
         chosen = names[shard * per_shard : (shard + 1) * per_shard]
-        tensors = {name: _weight(name, model_shapes(layers)[name], tuned=tuned) for name in chosen}
+        tensors = {name: _weight(name, model_shapes(layers)[name], number) for name in chosen}
         save_file(tensors, directory / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(chosen, file)
     index = {"metadata": {}, "weight_map": weight_map}
@@ -79,17 +79,19 @@ def _write(directory: Path, layers: int, *, tuned: bool) -> None:
     (directory / "config.json").write_text(json.dumps(config))
 
 
-def _weight(name: str, shape: tuple[int, ...], *, tuned: bool) -> torch.Tensor:
-    # The seed depends on the name alone, so that both models share their base part.
+def _weight(name: str, shape: tuple[int, ...], number: int) -> torch.Tensor:
+    # The seed depends on the name alone, so that all models share their base part.
     generator = torch.Generator().manual_seed(sum(name.encode()) * 1000 + len(name))
     scale = 1.0 if len(shape) == 1 else shape[-1] ** -0.5
     weight = torch.randn(shape, generator=generator).mul_(scale)
     if len(shape) == 2:
         weight *= torch.arange(1, shape[-1] + 1) ** -DECAY
-    if tuned:
-        weight += CHANGE * scale * torch.randn(shape, generator=generator)
+    for tuned in range(1, number + 1):  # each draws its noise after that of those before it
+        noise = torch.randn(shape, generator=generator)
+        if tuned == number:
+            weight += CHANGE * scale * noise
     return weight.to(torch.bfloat16)
 
 
 if __name__ == "__main__":
-    write_pair(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 16)
+    write_models(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 16, sys.argv[3:] or ["sft"])
