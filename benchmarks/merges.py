@@ -3,9 +3,9 @@
     python benchmarks/merges.py --directory /big/disk [--layers 4] [--runs 1] [--only ties slerp]
 
 Makes its own inputs below the directory, a base and two models made from it with the shapes of a Llama of 1.2 billion
-parameters, and an environment with mergekit 0.1.5. Each file is run by `mergekit-yaml` and by `surgery apply`, each in a
-process of its own. Prints a table: times, their ratio, peak resident memory, its ratio, the share of entries that are
-more than one unit of bf16 apart, and the distance of the results relative to the size of mergekit's change of the base.
+parameters, and an environment with mergekit 0.1.5. Each file is run by `mergekit-yaml` and by `surgery apply`, in
+processes of their own. Prints a table: times, their ratio, peak resident memory, its ratio, the share of entries that
+are more than one unit of bf16 apart, and the distance of the results relative to mergekit's change of the base.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def main() -> None:
     mergekit = options.mergekit or _mergekit(root / "mergekit")
     rows = (compare(method, models, root, mergekit, options.runs) for method in options.only)
     print(f"{options.layers} layers, {_size(models['base']) / 1e9:.2f} GB a model, bf16, runs: {options.runs}")
-    print("| method | mergekit | surgery | times faster | memory | smaller | > 1 unit | distance |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| method | mergekit | surgery | times faster | memory: mergekit | surgery | smaller | > 1 unit | distance |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(row, flush=True)
 
@@ -83,10 +83,9 @@ class Row:
     def __str__(self) -> str:
         faster, smaller = self.theirs.seconds / self.ours.seconds, self.theirs.peak / self.ours.peak
         agreement = "random" if self.method in RANDOM else f"{self.apart:.2%}"
-        return (
-            f"| {self.method} | {self.theirs.seconds:.1f} s, {self.theirs.peak / 1e9:.2f} GB | {self.ours.seconds:.1f} s | "
-            f"{faster:.1f} | {self.ours.peak / 1e9:.2f} GB | {smaller:.1f} | {agreement} | {self.distance:.4f} |"
-        )
+        times = f"{self.theirs.seconds:.1f} s | {self.ours.seconds:.1f} s | {faster:.1f}"
+        memory = f"{self.theirs.peak / 1e9:.2f} GB | {self.ours.peak / 1e9:.2f} GB | {smaller:.1f}"
+        return f"| {self.method} | {times} | {memory} | {agreement} | {self.distance:.4f} |"
 
 
 def compare(method: str, models: dict[str, Path], root: Path, mergekit: Path, runs: int) -> Row:
