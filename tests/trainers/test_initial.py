@@ -83,7 +83,11 @@ def test_the_manifest(made: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"task": "general_point_steps"}, DataError, r"task: unknown task `[a-z_]+`; did you mean `general_points_steps`\?"),
+        (
+            {"task": "general_point_steps"},
+            DataError,
+            r"task: unknown task `[a-z_]+`; did you mean `general_points_steps`\?",
+        ),
         ({"task": "general_points"}, DataError, "task: `general_points` is not made of a few words"),
         ({"parameters": {"target": 900}}, DataError, "^parameters.target: found `900`; expected"),
         (
