@@ -11,10 +11,11 @@ from typing import Any
 from surgery.document import validated
 from surgery.errors import Fault, RecipeError
 from surgery.mergekit.converted import Converted
-from surgery.mergekit.groups import Group, group_of_models
+from surgery.mergekit.groups import Group, group_of_models, groups_of_slices
 from surgery.mergekit.merge_file import MergeFile
 from surgery.mergekit.methods import KNOWN, METHODS, Method
 from surgery.mergekit.names import roles as roles_of
+from surgery.mergekit.slices import slices_of, steps_of, wrong_lengths
 from surgery.mergekit.step import Step, make_step
 from surgery.mergekit.text import recipe_text
 from surgery.source import Mistake, Path, Source
@@ -82,16 +83,22 @@ class _Conversion:
         self.roles = dict(zip(ordered, roles_of(ordered), strict=True))
 
     def _groups(self) -> list[Group]:
+        if not self.file.slices:
+            return [group_of_models(self.file)]
+        groups = groups_of_slices(self.file)
+        self.mistakes += wrong_lengths(groups)
+        return groups
+
+    def _steps(self) -> list[tuple[Group, Step]]:
         if self.file.slices:
-            message = "layers of several models after each other are not supported"
-            self.mistakes.append(Mistake(("slices",), message))
-            return []
-        return [group_of_models(self.file)]
+            start = next(iter(self.roles.values()))
+            return steps_of(self.name, self.method, self.groups, self.roles, start)
+        return [(group, make_step(self.name, self.method, group, self.roles)) for group in self.groups]
 
     def converted(self) -> Converted:
         """The recipe. Raises RecipeError."""
-        steps = [make_step(self.name, self.method, group, self.roles) for group in self.groups]
-        self.mistakes += [mistake for step in steps for mistake in step.mistakes]
+        steps = self._steps()
+        self.mistakes += [mistake for _, step in steps for mistake in step.mistakes]
         self._check_names()
         self._check_tokenizer()
         if self.mistakes:
@@ -114,49 +121,56 @@ class _Conversion:
             original=self.read,
         )
 
-    def _data(self, steps: Sequence[Step]) -> dict[str, Any]:
+    def _data(self, steps: Sequence[tuple[Group, Step]]) -> dict[str, Any]:
         roles = list(self.roles.values())
         data: dict[str, Any] = {"name": _recipe_name(self.file.name or FilePath(self.read.origin).stem)}
         data["summary"] = f"{self.name} of {', '.join(roles)}, as mergekit's {FilePath(self.read.origin).name} says"
-        data |= {"models": roles, "start": roles[0], "steps": [step.data for step in steps]}
+        data["models"] = roles
+        if self.file.slices:
+            data["slices"] = slices_of(self.groups, self.roles)
+        data["start"] = roles[0]
+        if steps:
+            data["steps"] = [step.data for _, step in steps]
         dtype = self.file.out_dtype or self.file.dtype
         if dtype is not None:
             data["output"] = {"dtype": dtype}
         return data
 
-    def _places(self, steps: Sequence[Step]) -> dict[Path, Path]:
+    def _places(self, steps: Sequence[tuple[Group, Step]]) -> dict[Path, Path]:
         places: dict[Path, Path] = {("name",): ("name",) if self.file.name else ()}
         places["output", "dtype"] = ("out_dtype",) if self.file.out_dtype else ("dtype",)
-        for i, (step, group) in enumerate(zip(steps, self.groups, strict=True)):
+        for i, (group, step) in enumerate(steps):
             places["steps", i] = group.place
             places.update({("steps", i, key): place for key, place in step.places.items()})
+        for i, group in enumerate(self.groups):
             for member in group.members:
                 places.setdefault(("models", list(self.roles).index(member.model)), member.place)
+                places["slices", i, self.roles[member.model]] = (*member.place, "layer_range")
+            places["slices", i] = group.place
         return places
 
     def _check_names(self) -> None:
         """Parameters that mergekit does not know are mistakes; of those that it does not look at there are notes."""
-        for place, settings, owner in self._settings():
+        for place, settings, owner, base in self._settings():
             for name in settings:
                 if name not in KNOWN:
                     hint = suggestion(name, KNOWN, "the parameters are")
                     self.mistakes.append(
                         Mistake((*place, name), f"unknown parameter {show(name)}; {hint} ({_IGNORED})")
                     )
-                elif (why := self._without_effect(name, owner)) is not None:
+                elif (why := self._without_effect(name, owner, base)) is not None:
                     self.notes[*place, name] = why
 
-    def _settings(self) -> Iterator[tuple[Path, Mapping[str, Any], str | None]]:
-        """All settings once, with their place and the model that they are for."""
-        seen = set()
+    def _settings(self) -> Iterator[tuple[Path, Mapping[str, Any], str | None, str | None]]:
+        """All settings once, with their place, the model that they are for, or None, and the base model there."""
         for group in self.groups:
-            for owner, levels in [*((m.model, m.levels) for m in group.members), (None, group.levels)]:
-                for level in levels:
-                    if level.place not in seen and (owner is None or level not in group.levels):
-                        seen.add(level.place)
-                        yield level.place, level.settings, owner
+            for member in group.members:
+                yield from (
+                    (x.place, x.settings, member.model, group.base) for x in member.levels if x not in group.levels
+                )
+            yield from ((x.place, x.settings, None, group.base) for x in group.levels)
 
-    def _without_effect(self, name: str, owner: str | None) -> str | None:
+    def _without_effect(self, name: str, owner: str | None, base: str | None) -> str | None:
         """Why a parameter is dropped, or None."""
         reason = dict(self.method.without_effect).get(name)
         if reason is not None:
@@ -166,7 +180,7 @@ class _Conversion:
             return f"no effect with `{self.name}`, in mergekit either"
         if owner is not None and parameter.scope == "shared":
             return "no effect for a single model, in mergekit either"
-        if owner is not None and parameter.scope == "others" and owner == self.file.base_model:
+        if owner is not None and parameter.scope == "others" and owner == base:
             return "no effect for the base model, in mergekit either"
         return None
 

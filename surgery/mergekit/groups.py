@@ -38,6 +38,7 @@ class Group:
     members: tuple[Member, ...]
     base: str | None
     levels: tuple[Level, ...]
+    layers: tuple[tuple[int, int], ...] = ()  # of each member, from the first up to the second; empty: all
 
 
 def group_of_models(file: MergeFile) -> Group:
@@ -50,3 +51,19 @@ def group_of_models(file: MergeFile) -> Group:
     if file.base_model is not None and file.base_model not in [member.model for member in members]:
         members.append(Member(file.base_model, ("base_model",), (whole,)))
     return Group(("merge_method",), tuple(members), file.base_model, (whole,))
+
+
+def groups_of_slices(file: MergeFile) -> list[Group]:
+    """One group a slice."""
+    whole = Level((PARAMETERS,), file.parameters)
+    groups = []
+    for i, each in enumerate(file.slices or ()):
+        place: Path = ("slices", i)
+        levels = (Level((*place, PARAMETERS), each.parameters), whole)
+        members = []
+        for j, source in enumerate(each.sources):
+            at: Path = (*place, "sources", j)
+            members.append(Member(source.model, at, (Level((*at, PARAMETERS), source.parameters), *levels)))
+        layers = tuple(source.layer_range for source in each.sources)
+        groups.append(Group(place, tuple(members), each.base_model or file.base_model, levels, layers))
+    return groups

@@ -14,20 +14,40 @@ from surgery.source import Mistake, Path
 from surgery.wording import numbered, show
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The layers of the output that a step makes: a gradient runs over these, and not over all as in recipes of ours.
+
+    Without layers it is what lies outside of them: there a gradient has its first value, as mergekit has it.
+    """
+
+    first: int = 0
+    layers: int = 0
+
+    def depths(self) -> dict[int, float]:
+        """Each layer's number with its depth in the span, from 0 to 1; that of a single layer is 1."""
+        last = self.layers - 1
+        return {self.first + i: i / last if last else 1.0 for i in range(self.layers)}
+
+
 @dataclass
 class Step:
     """The step's data, the places of the file that its fields come from, and what is wrong there."""
 
     data: dict[str, Any]
+    span: Span | None
     places: dict[str, Path] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
 
 
-def make_step(name: str, method: Method, group: Group, roles: Mapping[str, str]) -> Step:
-    """The step that merges a group by the method of this name; `roles` are those of the models."""
+def make_step(name: str, method: Method, group: Group, roles: Mapping[str, str], span: Span | None = None) -> Step:
+    """The step that merges a group by the method of this name; `roles` are those of the models.
+
+    `span` is where in the output it does so; None: everywhere.
+    """
     base = next((member for member in group.members if member.model == group.base), None)
     merged = [member for member in group.members if method.base == "none" or member is not base]
-    step = Step({"op": name})
+    step = Step({"op": name}, span)
     step.mistakes += _wrong_models(name, method, group, base, merged)
     if step.mistakes:
         return step
@@ -99,7 +119,8 @@ def _set_per_model(step: Step, parameter: Parameter, merged: Sequence[Member], r
             values[roles[member.model]] = parameter.default
     first = next(iter(values.values()), None)
     alike = not isinstance(first, list) and all(value == first for value in values.values())
-    step.data[parameter.field] = first if alike else values
+    one = alike or parameter.field not in PER_MODEL  # what is of one model alone needs no map
+    step.data[parameter.field] = first if one else values
 
 
 def _found(levels: Sequence[Level], name: str) -> tuple[tuple[Branch, ...], Path]:
@@ -111,7 +132,9 @@ def _found(levels: Sequence[Level], name: str) -> tuple[tuple[Branch, ...], Path
 def _value(step: Step, parameter: Parameter, branches: Sequence[Branch], place: Path) -> Any:
     """As the field of our operation holds it; None, and a mistake, where that cannot be."""
     try:
-        return _number(parameter, branches) if parameter.kind == "number" else _constant(parameter, branches)
+        if parameter.kind != "number":
+            return _constant(parameter, branches)
+        return _number(parameter, branches, step.span)
     except ValueError as error:
         step.mistakes.append(Mistake(place, str(error)))
         return None
@@ -132,15 +155,27 @@ def _constant(parameter: Parameter, branches: Sequence[Branch]) -> float | bool:
     return int(found)
 
 
-def _number(parameter: Parameter, branches: Sequence[Branch]) -> Any:
+def _number(parameter: Parameter, branches: Sequence[Branch], span: Span | None) -> Any:
     """A number, a list over the layers, or rules."""
     rules: list[dict[str, Any]] = []
     for branch in branches:
         values = [number(value) for value in branch.values]
-        value = values[0] if len(set(values)) == 1 else values
-        if branch.filter is None and not rules:
-            return value
-        rules.append({"value": value} if branch.filter is None else {"tensors": glob(branch.filter), "value": value})
+        tensors = {} if branch.filter is None else {"tensors": glob(branch.filter)}
+        if len(set(values)) == 1 or span is None:
+            rules.append({**tensors, "value": values[0] if len(set(values)) == 1 else values})
+        elif span.layers == 0:
+            rules.append({**tensors, "value": values[0]})
+        else:
+            depths = span.depths()
+            rules += [{"layers": i, **tensors, "value": _interpolated(values, t)} for i, t in depths.items()]
     if branches[-1].filter is not None and not parameter.needed:
         rules.append({"value": parameter.default})
-    return rules
+    return rules[0]["value"] if rules[0].keys() == {"value"} else rules
+
+
+def _interpolated(values: Sequence[float], depth: float) -> float:
+    """The value of a gradient at a depth from 0 to 1."""
+    scaled = depth * (len(values) - 1)
+    below = int(scaled)
+    above = min(below + 1, len(values) - 1)
+    return values[below] + (scaled - below) * (values[above] - values[below])

@@ -12,7 +12,6 @@ from surgery.yaml_source import resolve
 
 WIDTH = 100  # of a line that holds a list or a map
 
-_COMMENT = "  # "
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@-]*")
 
 
@@ -28,18 +27,16 @@ def recipe_text(data: Mapping[str, Any], above: Sequence[str], beside: Mapping[P
 
 
 def _entry(key: str, value: object, path: Path, indent: str, beside: Mapping[Path, str]) -> Iterator[str]:
-    comment = f"{_COMMENT}{' '.join(beside[path].split())}" if path in beside else ""
     line = f"{indent}{_flow(key)}: {_flow(value)}"
     if isinstance(value, dict) and value and (not indent or len(line) > WIDTH):
-        yield f"{indent}{_flow(key)}:{comment}"
+        yield _commented(f"{indent}{_flow(key)}:", path, beside)
         for name, item in value.items():
             yield from _entry(name, item, (*path, name), f"{indent}  ", beside)
     elif isinstance(value, list) and value and _broken(value, path, line, beside):
-        yield f"{indent}{_flow(key)}:{comment}"
-        lines = [line for i, item in enumerate(value) for line in _item(item, (*path, i), f"{indent}  ", beside)]
-        yield from _aligned(lines)
+        yield _commented(f"{indent}{_flow(key)}:", path, beside)
+        yield from _items(value, path, f"{indent}  ", beside)
     else:
-        yield line + comment
+        yield _commented(line, path, beside)
 
 
 def _broken(value: Sequence[object], path: Path, line: str, beside: Mapping[Path, str]) -> bool:
@@ -48,23 +45,22 @@ def _broken(value: Sequence[object], path: Path, line: str, beside: Mapping[Path
     return maps or len(line) > WIDTH or any((*path, i) in beside for i in range(len(value)))
 
 
-def _item(item: object, path: Path, indent: str, beside: Mapping[Path, str]) -> Iterator[str]:
-    if isinstance(item, dict) and path[:-1] == ("steps",):
-        lines = [
-            line for key, value in item.items() for line in _entry(key, value, (*path, key), f"{indent}  ", beside)
-        ]
-        yield f"{indent}- {lines[0].lstrip()}"
-        yield from lines[1:]
-    else:
-        comment = f"{_COMMENT}{' '.join(beside[path].split())}" if path in beside else ""
-        yield f"{indent}- {_flow(item)}{comment}"
+def _items(value: Sequence[object], path: Path, indent: str, beside: Mapping[Path, str]) -> Iterator[str]:
+    """A list in lines; a step has a line for each of its keys."""
+    texts = [_flow(item) for item in value]
+    width = max(map(len, texts))
+    for i, (item, text) in enumerate(zip(value, texts, strict=True)):
+        if isinstance(item, dict) and path == ("steps",):
+            inner = f"{indent}  "
+            lines = [line for key in item for line in _entry(key, item[key], (*path, i, key), inner, beside)]
+            yield f"{indent}- {lines[0].lstrip()}"
+            yield from lines[1:]
+        else:
+            yield _commented(f"{indent}- {text:{width}}".rstrip(), (*path, i), beside, len(indent) + 2 + width)
 
 
-def _aligned(lines: Sequence[str]) -> Iterator[str]:
-    """Lines whose comments begin in one column."""
-    parts = [line.partition(_COMMENT) for line in lines]
-    width = max(len(head) for head, _, _ in parts)
-    return (f"{head:{width}}{sign}{comment}" if sign else head for head, sign, comment in parts)
+def _commented(line: str, path: Path, beside: Mapping[Path, str], width: int = 0) -> str:
+    return f"{line:{width}}  # {' '.join(beside[path].split())}" if path in beside else line
 
 
 def _flow(value: object) -> str:
