@@ -196,7 +196,7 @@ class _Conversion:
         if asked in ("base", start):
             self.notes[place] = f"the models must have the tokenizer of {show(start)}: embeddings are not rearranged"
         else:
-            message = f"{show(asked)} is not supported; expected `base` or {show(start)}, the tokenizer of the output"
+            message = f"{show(asked)} is not supported; expected `base`, that of {show(start)}"
             self.mistakes.append(Mistake(place, message))
 
     def _note_differences(self) -> None:

@@ -81,12 +81,7 @@ steps:
   - op: ties
     base: base
     models: [sft, math, code]
-    weights:
-      sft: 1.0
-      math: [0, 0.3, 0.7, 1]
-      code:
-        - {tensors: "*mlp*", value: 0.5}
-        - {value: 0}
+    weights: {sft: 1.0, math: [0, 0.3, 0.7, 1], code: [{tensors: "*mlp*", value: 0.5}, {value: 0}]}
     density: {sft: [1, 0.7, 0.1], math: 0.5, code: 0.33}
     normalize: true
 output:
