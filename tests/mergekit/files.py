@@ -5,6 +5,11 @@ The models are `MODELS/base` and so on: tests that run them put directories ther
 
 from __future__ import annotations
 
+from typing import Any
+
+from surgery.ops import OPS
+from surgery.recipe import Recipe
+
 LINEAR = """\
 models:
   - model: MODELS/sft
@@ -170,7 +175,7 @@ parameters:
   nuslerp_row_wise: true
 """
 
-FILES = {  # each with its steps and what it says of output and slices
+FILES: dict[str, tuple[str, dict[str, Any]]] = {  # each with its steps and what it says of output and slices
     "linear": (
         LINEAR,
         {
@@ -324,3 +329,9 @@ FILES = {  # each with its steps and what it says of output and slices
         },
     ),
 }
+
+
+def loadable(kind: str) -> bool:
+    """Whether the operations and the sections that a file becomes exist."""
+    data = FILES[kind][1]
+    return all(step["op"] in OPS for step in data["steps"]) and data.keys() <= Recipe.model_fields.keys()
