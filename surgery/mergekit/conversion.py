@@ -20,6 +20,7 @@ from surgery.mergekit.step import Step, make_step
 from surgery.mergekit.text import recipe_text
 from surgery.source import Mistake, Path, Source
 from surgery.wording import show, suggestion
+from surgery.yaml_source import USED_TWICE
 
 EXACT = ("linear", "slerp", "passthrough")  # mergekit computes these in float32 whatever `dtype` says, or not at all
 
@@ -51,14 +52,14 @@ def _read(read: Source) -> MergeFile:
     try:
         return validated(MergeFile, read, _neither_or_both)
     except RecipeError as error:
-        raise RecipeError(
-            [
-                Fault(fault.where, f"{fault.message} ({_IGNORED})")
-                if fault.message.startswith("unknown key") and _IGNORED not in fault.message
-                else fault
-                for fault in error.faults
-            ]
-        ) from None
+        raise RecipeError([Fault(fault.where, _for_mergekit(fault.message)) for fault in error.faults]) from None
+
+
+def _for_mergekit(message: str) -> str:
+    """A message about a recipe of ours as one about a file of mergekit: there are no parameters to declare there."""
+    message = message.replace(USED_TWICE, "write such values out where they are used")
+    unknown = message.startswith("unknown key") and _IGNORED not in message
+    return f"{message} ({_IGNORED})" if unknown else message
 
 
 def _neither_or_both(data: Mapping[str, Any]) -> list[Mistake]:
@@ -138,6 +139,7 @@ class _Conversion:
 
     def _places(self, steps: Sequence[tuple[Group, Step]]) -> dict[Path, Path]:
         places: dict[Path, Path] = {("name",): ("name",) if self.file.name else ()}
+        places["slices",] = ("slices",)
         places["output", "dtype"] = ("out_dtype",) if self.file.out_dtype else ("dtype",)
         for i, (group, step) in enumerate(steps):
             places["steps", i] = group.place

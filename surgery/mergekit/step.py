@@ -78,7 +78,7 @@ def _wrong_models(
         if group.base is None:
             return [Mistake(group.place, f"`base_model` is missing; `{name}` needs it")]
         return [Mistake(group.place, f"the base model {show(group.base)} is not among the sources; `{name}` needs it")]
-    beside = "" if method.base == "none" else " beside the base model"
+    beside = " beside the base model" if method.base != "none" else " with the base model" if base is not None else ""
     if len(merged) < method.least:
         wanted = f"at least {numbered(method.least, 'model')}"
         return [Mistake(group.place, f"`{name}` found {numbered(len(merged), 'model')}{beside}; expected {wanted}")]

@@ -199,6 +199,17 @@ FAULTS = {
         f"name: one\n{TIES}---\nname: two\n{TIES}",
         ["merge.yml:9: a second document starts here; expected one"],
     ),
+    "anchors": (
+        TIES.replace("model: math", "model: &m math").replace("base_model: base", "base_model: *m"),
+        [
+            "merge.yml:4 models[1].model: found the YAML anchor `&m`; write such values out where they are used",
+            "merge.yml:6 base_model: found the YAML alias `*m`; put a glob that starts with `*` in quotes; write such",
+        ],
+    ),
+    "a base for passthrough": (
+        SLERP.replace("slerp", "passthrough"),
+        ["merge.yml:3 merge_method: `passthrough` found 2 models with the base model; expected 1 model"],
+    ),
     "all at once": (
         TIES.replace("weight: 0.5}", "wait: 0.5}") + "parameters: {normalize: maybe}\ntokenizer_source: sft\n",
         [

@@ -17,7 +17,7 @@ import surgery
 from surgery.errors import PlanError
 from tests.commands import Run
 from tests.mergekit.files import FILES, FRANKENMERGE, LINEAR, SLERP_OF_MODELS, loadable
-from tests.pairs import llama, near, read, write
+from tests.pairs import LLAMA_CONFIG, llama, near, read, write
 
 LAYERS = 4
 Tensors = Mapping[str, Tensor]
@@ -28,9 +28,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base, and three models that were made from it, of four layers, in float32."""
     root = tmp_path_factory.mktemp("models")
     base = llama(dtype=torch.float32, layers=LAYERS)
-    write(root / "base", base)
+    config = {**LLAMA_CONFIG, "num_hidden_layers": LAYERS}
+    write(root / "base", base, config=config)
     for seed, name in enumerate(("sft", "math", "code")):
-        write(root / name, near(base, seed=seed + 1))
+        write(root / name, near(base, seed=seed + 1), config=config)
     return root
 
 
