@@ -15,7 +15,7 @@ from surgery.mergekit.groups import Group, group_of_models, groups_of_slices
 from surgery.mergekit.merge_file import MergeFile
 from surgery.mergekit.methods import KNOWN, METHODS, Method
 from surgery.mergekit.names import roles as roles_of
-from surgery.mergekit.slices import slices_of, steps_of, wrong_lengths
+from surgery.mergekit.slices import moved_filters, slices_of, steps_of, wrong_lengths
 from surgery.mergekit.step import Step, make_step
 from surgery.mergekit.text import recipe_text
 from surgery.source import Mistake, Path, Source
@@ -87,7 +87,7 @@ class _Conversion:
         if not self.file.slices:
             return [group_of_models(self.file)]
         groups = groups_of_slices(self.file)
-        self.mistakes += wrong_lengths(groups)
+        self.mistakes += [*wrong_lengths(groups), *moved_filters(groups, self.method)]
         return groups
 
     def _steps(self) -> list[tuple[Group, Step]]:

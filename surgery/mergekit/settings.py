@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -84,15 +85,13 @@ def in_force(levels: Sequence[Mapping[str, Setting]], name: str) -> tuple[Branch
 
 def number(value: Scalar) -> int | float:
     """A scalar as the number that mergekit takes it for. Raises ValueError."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if not is_number(value):
+    try:
+        found = float(value) if isinstance(value, str) else value
+    except ValueError:
+        found = True
+    if not is_number(found) or not math.isfinite(found):
         raise ValueError(f"found {show(value)}; expected a number")
-    assert not isinstance(value, str)
-    return value
+    return found
 
 
 def flag(value: Scalar) -> bool:

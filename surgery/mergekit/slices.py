@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from surgery.mergekit.groups import Group
 from surgery.mergekit.methods import Method
 from surgery.mergekit.step import Span, Step, make_step
 from surgery.source import Mistake
+from surgery.wording import show
 
 BEFORE = {"tensors": ["embedding"]}  # mergekit makes these of the models of the first slice,
 AFTER = {"tensors": ["all"], "exclude": ["embedding", "*.[0-9]*"]}  # and the norm and the head of those of the last
@@ -24,6 +26,27 @@ def wrong_lengths(groups: Sequence[Group]) -> list[Mistake]:
             if count != counts[0]:
                 expected = f"found {count} layers; expected {counts[0]}, as many as of the slice's first source"
                 found.append(Mistake((*member.place, "layer_range"), expected))
+    return found
+
+
+def moved_filters(groups: Sequence[Group], method: Method) -> list[Mistake]:
+    """Filters with numbers of layers that the output counts in another way: what is set for one model, mergekit
+    compares with the names in that model.
+    """
+    found = []
+    first = 0
+    for group in groups:
+        for member, (low, _) in zip(group.members, group.layers, strict=True):
+            for level in member.levels if low != first else ():
+                for parameter in method.parameters:
+                    setting = level.settings.get(parameter.name) if parameter.scope != "shared" else None
+                    texts = [branch.filter or "" for branch in setting.branches] if setting else []
+                    if text := next((text for text in texts if re.search("[0-9]", text)), None):
+                        message = f"the filter {show(text)} is for the names in {show(member.model)}, whose layers get "
+                        message += "other numbers; expected one without numbers"
+                        found.append(Mistake((*level.place, parameter.name), message))
+        low, high = group.layers[0]
+        first += high - low
     return found
 
 

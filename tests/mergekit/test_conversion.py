@@ -188,6 +188,69 @@ def test_switches_of_nuslerp(switches: str, expected: dict[str, str]):
     assert found["steps"] == [{"op": "nuslerp", "models": ["a", "c"], "weights": 1, **expected}]
 
 
+STACK = """\
+slices:
+  - sources:
+      - {model: a, layer_range: [0, 2]}
+      - {model: b, layer_range: [0, 2]}
+  - sources:
+      - {model: a, layer_range: [1, 4]}
+      - {model: b, layer_range: [1, 4]}
+base_model: a
+merge_method: slerp
+parameters: {t: 0.5}
+"""
+TAIL = {"tensors": ["all"], "exclude": ["embedding", "*.[0-9]*"]}
+
+
+def steps(text: str) -> list[dict[str, Any]]:
+    data = converted(text).data
+    assert isinstance(data, dict)
+    return list(data.get("steps", []))
+
+
+def test_slices_that_are_made_in_one_way_have_one_step():
+    """Without a selection: it holds outside of the layers, too."""
+    assert converted(STACK).data["slices"] == [{"a": "0-1", "b": "0-1"}, {"a": "1-3", "b": "1-3"}]  # type: ignore[index]
+    assert steps(STACK) == [{"op": "slerp", "models": ["a", "b"], "t": 0.5}]
+
+
+def test_slices_with_settings_of_their_own():
+    """Each has its step, and so has what lies before and after the layers; those that are alike share one."""
+    text = STACK.replace("base_model", "    parameters: {t: [0, 1, 0.5]}\nbase_model")
+    head = {"op": "slerp", "models": ["a", "b"]}
+    assert steps(text) == [
+        {**head, "t": 0.5, "select": {"tensors": ["embedding"]}},
+        {**head, "t": 0.5, "select": {"layers": ["0-1"]}},
+        {
+            **head,
+            "t": [{"layers": 2, "value": 0.0}, {"layers": 3, "value": 1.0}, {"layers": 4, "value": 0.5}],
+            "select": {"layers": ["2-4"]},
+        },
+        {**head, "t": 0, "select": TAIL},
+    ]
+
+
+def test_passing_through():
+    """Layers are where the slices put them; steps are for scales, and for what the last slice's model has after them."""
+    one = "  - sources: [{model: a, layer_range: [0, 4]}]\n"
+    assert "steps" not in converted(f"slices:\n{one}{one}merge_method: passthrough\n").data  # type: ignore[operator]
+    other = "  - sources: [{model: b, layer_range: [2, 4], parameters: {scale: [{filter: o_proj, value: 0.5}]}}]\n"
+    rules = [{"tensors": "*o_proj*", "value": 0.5}, {"value": 1.0}]
+    scaled = {"op": "passthrough", "models": ["b"], "scale": rules}
+    assert steps(f"slices:\n{one}{other}{one}{other}merge_method: passthrough\n") == [
+        {**scaled, "select": {"layers": ["4-5", "10-11"]}},
+        {**scaled, "select": TAIL},
+    ]
+    last = "  - sources: [{model: b, layer_range: [2, 4]}]\n"
+    assert steps(f"slices:\n{one}{last}merge_method: passthrough\n") == [
+        {"op": "reset_layers", "from": "b", "select": TAIL}
+    ]
+    assert steps(f"slices:\n{one}merge_method: passthrough\nbase_model: c\n") == [
+        {"op": "passthrough", "models": ["a"]}
+    ]
+
+
 def test_notes():
     """What has no effect, and what differs, is told with its line; nothing is dropped in silence."""
     text = """\

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from surgery.errors import RecipeError
 from surgery.recipe import load
+from surgery.yaml_source import read_yaml
+from tests.mergekit.files import FILES
 
 TIES = """\
 models:
@@ -191,6 +198,32 @@ FAULTS = {
         SLICES.replace("base_model: a", "base_model: c"),
         ["merge.yml:2 slices[0]: the base model `c` is not among the sources; `slerp` needs it"],
     ),
+    "a filter for another layer": (
+        SLICES.replace(
+            "slerp\nparameters: {t: 0.5}", "linear\nparameters: {weight: [{filter: s.5.m, value: 1}, {value: 0}]}"
+        ),
+        [
+            "merge.yml:7 parameters.weight: the filter `s.5.m` is for the names in `b`, whose layers get other numbers; "
+            "expected one without numbers"
+        ],
+    ),
+    "one end": (SLICES.replace("[0, 4]", "[4]"), ["merge.yml:3 slices[0].sources[0].layer_range"]),
+    "no path": (
+        TIES.replace("model: math", "modl: math"),
+        ["merge.yml:4 models[1].modl: unknown key `modl`; did you mean `model`? (mergekit ignores it)"],
+    ),
+    "only parameters": (
+        TIES.replace("  - model: math\n    para", "  - para"),
+        ["merge.yml:4 models[1]: `model` is missing; expected the path or the hub id of a model"],
+    ),
+    "no list": (
+        "models: a\nmerge_method: linear\n",
+        ["merge.yml:1 models: found `a`; expected a list: `[a]`"],
+    ),
+    "infinity": (
+        TIES.replace("weight: 0.5}", "weight: inf}"),
+        ["merge.yml:5 models[1].parameters.weight: found `inf`; exp"],
+    ),
     "residual weight": (
         SLICES.replace("  - sources", "  - residual_weight: 1\n    sources"),
         ["merge.yml:2 slices[0].residual_weight: unknown key `residual_weight`; expected: `sources`, `base_model`"],
@@ -220,6 +253,34 @@ FAULTS = {
         ],
     ),
 }
+
+
+def places(data: Any) -> list[tuple[Any, Any]]:
+    """Every container in the data with a key or index in it."""
+    items = list(data.items()) if isinstance(data, dict) else list(enumerate(data)) if isinstance(data, list) else []
+    return [(data, key) for key, _ in items] + [place for _, item in items for place in places(item)]
+
+
+@given(st.data())
+def test_whatever_is_written_is_a_recipe_or_a_fault(data: st.DataObject):
+    """Files in which one thing is replaced by something else load, or are refused as they should be."""
+    text = data.draw(st.sampled_from([TIES, SLERP, SLICES, *(text for text, _ in FILES.values())]))
+    read = copy.deepcopy(read_yaml(text, "").data)
+    container, key = data.draw(st.sampled_from(places(read)))
+    container[key] = data.draw(values)
+    with contextlib.suppress(RecipeError):
+        load(read)
+
+
+scalars = st.sampled_from([None, True, 0, -1, 2.5, "", "yes", "1e3", "inf", "a+b", "*", "x" * 99, 10**30])
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["model", "filter", "value", "weight", "t", "sources"]), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
 
 
 @pytest.mark.parametrize("name", FAULTS)
