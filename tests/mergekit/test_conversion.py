@@ -232,7 +232,7 @@ def test_slices_with_settings_of_their_own():
 
 
 def test_passing_through():
-    """Layers are where the slices put them; steps are for scales, and for what the last slice's model has after them."""
+    """Layers are where the slices put them; steps are for scales, and for what the last model has after them."""
     one = "  - sources: [{model: a, layer_range: [0, 4]}]\n"
     assert "steps" not in converted(f"slices:\n{one}{one}merge_method: passthrough\n").data  # type: ignore[operator]
     other = "  - sources: [{model: b, layer_range: [2, 4], parameters: {scale: [{filter: o_proj, value: 0.5}]}}]\n"

@@ -202,10 +202,7 @@ FAULTS = {
         SLICES.replace(
             "slerp\nparameters: {t: 0.5}", "linear\nparameters: {weight: [{filter: s.5.m, value: 1}, {value: 0}]}"
         ),
-        [
-            "merge.yml:7 parameters.weight: the filter `s.5.m` is for the names in `b`, whose layers get other numbers; "
-            "expected one without numbers"
-        ],
+        ["merge.yml:7 parameters.weight: the filter `s.5.m` is for the names in `b`, whose layers get other numb"],
     ),
     "one end": (SLICES.replace("[0, 4]", "[4]"), ["merge.yml:3 slices[0].sources[0].layer_range"]),
     "no path": (
