@@ -94,7 +94,8 @@ def apply(
 ) -> None:
     """Edit MODELs by RECIPE into the checkpoint OUT.
 
-    MODELs are bound, in order, to the recipe's `models`. Run again after an interruption, it goes on where it was.
+    MODELs are bound, in order, to the recipe's `models`; without them, those that a recipe file of mergekit names
+    are. Run again after an interruption, it goes on where it was.
     """
     from surgery import api
     from surgery.console import ApplyProgress, print_applied

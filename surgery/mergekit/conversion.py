@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
+from pathlib import PureWindowsPath
 from typing import Any
 
 from surgery.document import validated
@@ -26,6 +27,10 @@ EXACT = ("linear", "slerp", "passthrough")  # mergekit computes these in float32
 
 _SIGNS = ("merge_method", "base_model", "modules", "experts")  # keys that a recipe of ours does not have
 _IGNORED = "mergekit ignores it"
+_MISPLACED = {  # what people write where mergekit does not look
+    **dict.fromkeys(KNOWN, "put it under `parameters`"),
+    "revision": "write `model: org/name@REVISION`",
+}
 
 
 def is_merge_file(data: object) -> bool:
@@ -56,10 +61,13 @@ def _read(read: Source) -> MergeFile:
 
 
 def _for_mergekit(message: str) -> str:
-    """A message about a recipe of ours as one about a file of mergekit: there are no parameters to declare there."""
+    """A message about a document of ours as one about a file of mergekit."""
     message = message.replace(USED_TWICE, "write such values out where they are used")
-    unknown = message.startswith("unknown key") and _IGNORED not in message
-    return f"{message} ({_IGNORED})" if unknown else message
+    unknown = re.match("unknown key `(.+?)`; ", message)
+    if unknown is None or _IGNORED in message:
+        return message
+    advice = _MISPLACED.get(unknown[1])
+    return f"{unknown[0]}{advice} ({_IGNORED})" if advice else f"{message} ({_IGNORED})"
 
 
 def _neither_or_both(data: Mapping[str, Any]) -> list[Mistake]:
@@ -198,7 +206,8 @@ class _Conversion:
         if asked in ("base", start):
             self.notes[place] = f"the models must have the tokenizer of {show(start)}: embeddings are not rearranged"
         else:
-            message = f"{show(asked)} is not supported; expected `base`, that of {show(start)}"
+            same = "with one tokenizer for all models the result is the same"
+            message = f"{show(asked)} is not supported; write `base`, for that of {show(start)}: {same}"
             self.mistakes.append(Mistake(place, message))
 
     def _note_differences(self) -> None:
@@ -219,4 +228,5 @@ def _recipe_name(text: str) -> str:
 
 def _shown(model: str) -> str:
     """A model as the text names it; of an absolute path, which is nobody else's business, the last part."""
-    return FilePath(model).name if model.startswith(("/", "~")) else model
+    absolute = model.startswith(("/", "~")) or PureWindowsPath(model).is_absolute()
+    return PureWindowsPath(model).name if absolute else model

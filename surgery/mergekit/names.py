@@ -29,6 +29,6 @@ def roles(models: Sequence[str]) -> list[str]:
 
 def _role(model: str, parts: int) -> str:
     path = model.partition("@")[0]
-    kept = [part for part in path.split("/") if part not in ("", ".", "..", "~")][-parts:]
+    kept = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..", "~")][-parts:]
     text = re.sub(r"[^A-Za-z0-9_]+", "-", "-".join(kept)).strip("-")[:LONGEST].rstrip("-")
     return text if text[:1].isalpha() else f"model-{text}".rstrip("-")

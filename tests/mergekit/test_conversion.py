@@ -304,6 +304,17 @@ def test_roles_are_roles(models: list[str]):
     assert load({"name": "x", "models": found, "steps": steps}).models == tuple(found)
 
 
+@pytest.mark.parametrize("path", ["/home/me/secret/sft", "~/secret/sft", "D:/secret/sft", "C:\\\\secret\\\\sft"])
+def test_of_absolute_paths_the_text_has_the_last_part(path: str):
+    """It goes into the output's card; the models that are opened have it whole."""
+    found = converted(
+        f'models: [{{model: "{path}", parameters: {{weight: 1}}}}]\nmerge_method: linear\n', "/secret/m.yml"
+    )
+    assert "secret" not in found.text
+    assert "# sft\n" in found.text
+    assert [*found.models.values()] == [path.replace("\\\\", "\\")]
+
+
 def test_a_model_may_be_spelt_out():
     """As mergekit's own output does it."""
     text = "models: [{model: {model: {path: org/a, revision: main}}}, {model: {model: c}}]\nmerge_method: karcher\n"

@@ -63,6 +63,14 @@ FAULTS = {
         TIES.replace("  - model: math\n", "  - model: math\n    layer_range: [0, 3]\n"),
         ["merge.yml:5 models[1].layer_range: unknown key `layer_range`; expected: `model`, `parameters` (mergekit ign"],
     ),
+    "a parameter in another place": (
+        TIES.replace("  - model: math\n", "  - model: math\n    density: 0.3\n"),
+        ["merge.yml:5 models[1].density: unknown key `density`; put it under `parameters` (mergekit ignores it)"],
+    ),
+    "a revision in another place": (
+        TIES.replace("  - model: math\n", "  - model: math\n    revision: v2\n"),
+        ["merge.yml:5 models[1].revision: unknown key `revision`; write `model: org/name@REVISION` (mergekit"],
+    ),
     "unknown parameter": (
         TIES.replace("weight: 0.5}", "weight: 0.5, wieght: 1}"),
         ["merge.yml:5 models[1].parameters.wieght: unknown parameter `wieght`; did you mean `weight`? (mergekit"],
@@ -169,7 +177,7 @@ FAULTS = {
     ),
     "tokenizer": (
         TIES + "tokenizer_source: union\n",
-        ["merge.yml:8 tokenizer_source: `union` is not supported; expected `base`, that of `base`"],
+        ["merge.yml:8 tokenizer_source: `union` is not supported; write `base`, for that of `base`: with one"],
     ),
     "section tokenizer": (
         TIES + "tokenizer:\n  tokens: {<s>: {source: sft}}\n  pad_to_multiple_of: 8\n",
