@@ -1,0 +1,28 @@
+"""Dropping at random: the sparsifier of DARE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.ops.sparsifier import Sparsifier, everything, nothing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from surgery.ops.uniform import Uniform
+
+
+def drop(density: float, uniform: Uniform) -> Sparsifier:
+    """Keep each entry with the probability `density`, independently; 1 keeps all, 0 nothing.
+
+    Source: Yu et al. 2024, section 3.2, with density = 1 - p.
+    """
+    if density >= 1:
+        return everything
+    if density <= 0:
+        return nothing
+
+    def sparsify(d: Tensor, first: int) -> Tensor:
+        return d * (uniform.at(first, d.shape, d.device) < density)
+
+    return sparsify
