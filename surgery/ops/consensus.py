@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 class Consensus(TaskVectorOp):
     """W' = b + lambda M D, with D = sum_i d_i and M = 1 where at least k of the masks are, else 0, entry by entry.
 
-    The mask of model i is 1 where |d_i| >= tall_lambda |D - d_i|: its TALL mask, of what matters to its task. k = 2, the
-    default, leaves out what matters to none or to one alone; k = 0 is task arithmetic; tall_lambda = 0 makes every mask
-    1. Source: Wang et al. 2024, Localizing task information for improved model merging and compression, arXiv
-    2405.07813, equations 4 and 5.
+    The mask of model i is 1 where |d_i| >= tall_lambda |D - d_i|: its TALL mask, of what matters to its task. k = 2, as
+    by default, leaves out what matters to none or to one alone; k = 0 is task arithmetic, and so is tall_lambda = 0,
+    which makes every mask 1. Source: Wang et al. 2024, Localizing task information for improved model merging and
+    compression, arXiv 2405.07813, sections 3 and 4.
     """
 
     op: Literal["consensus"]

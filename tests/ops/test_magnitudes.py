@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surgery.ops.magnitudes import Magnitudes
+from surgery.ops.magnitudes import Magnitudes, between
 from surgery.ops.whole import Piece, Whole
 from surgery.spectral.decomposer import Decomposer
 
@@ -39,6 +39,17 @@ def test_equals_the_sorted_list(values: list[float], elements: int, data: st.Dat
     ranks = data.draw(st.lists(st.integers(1, len(values)), max_size=4))
     expected = sorted(map(abs, values), reverse=True)
     assert found(torch.tensor(values), ranks=[ranks], elements=elements) == [[expected[k - 1] for k in ranks]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_between(dtype: torch.dtype):
+    """Both bounds are inside; what is no number stays none, and infinity is not taken for a bounded number."""
+    x = torch.tensor([0.0, 1.0, -2.0, 2.0 + 2.0**-22, 3.0, -4.0, torch.nan, torch.inf], dtype=dtype)
+    assert between(x, 2.0, 3.0)[:-2].tolist() == [0, 0, -2, 2 + 2.0**-22, 3, 0]
+    assert between(x, 0.0, 2.0)[:-2].tolist() == [0, 1, -2, 0, 0, 0]
+    assert between(x, 2.0 + 2.0**-22)[:-2].tolist() == [0, 0, 0, 2 + 2.0**-22, 3, -4]
+    assert not between(x, 2.0, 3.0)[-2:].isfinite().any()
+    assert torch.equal(between(x, 0.0)[:-2], x[:-2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

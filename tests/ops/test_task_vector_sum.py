@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+import surgery
 from surgery.ops import OPS
 from surgery.ops.base import Op
 from tests.ops.whole import NAME, edited
+from tests.pairs import llama, near, read, write
 
 GENERATOR = torch.Generator().manual_seed(5)
 BASE = torch.randn(40, 30, generator=GENERATOR)
@@ -358,6 +361,34 @@ def test_what_makes_no_sense_is_refused(name: str, parameters: dict[str, Any], m
     """Numbers out of range, of the wrong count, or that do not go together."""
     with pytest.raises(ValidationError, match=message):
         op(name, **parameters)
+
+
+def test_float64_is_computed_in_float64():
+    """And magnitudes are still compared in float32, so that float64 copies of float32 models lose the same entries."""
+    double = {role: W.double() for role, W in SOURCES.items()}
+    for name in SPARSE:
+        found = made(name, double, density=0.4)
+        assert found.dtype == torch.float64
+        assert (found - made(name, density=0.4)).abs().max() < 1e-5
+        assert ((found - BASE).abs() < 1e-12).sum() == (made(name, density=0.4) == BASE).sum()
+
+
+def test_in_a_recipe(tmp_path: Path):
+    """Numbers may differ from tensor to tensor and be parameters; the recipe reads back; workers do not matter."""
+    base = llama(dtype=torch.float32, layers=3)
+    pair = [write(tmp_path / "base", base), write(tmp_path / "sft", near(base))]
+    density = [{"tensors": "mlp", "value": [0.2, 0.8]}, {"value": 0.5}]
+    for name in SPARSE:
+        step = {"op": name, "base": "base", "models": ["sft"], "density": {"sft": density}, "lambda": "$lambda"}
+        recipe = {"name": name, "models": ["base", "sft"], "parameters": {"lambda": 0.5}, "steps": [step]}
+        made_ = surgery.apply(recipe, pair, tmp_path / name, workers=2)
+        assert surgery.plan(made_.plan.recipe.canonical(), pair) == made_.plan
+        found, sft = read(tmp_path / name), read(pair[1])
+        for layer, share in ((0, 0.2), (1, 0.5), (2, 0.8)):
+            tensor = f"model.layers.{layer}.mlp.down_proj.weight"
+            sources = {"base": base[tensor], "sft": sft[tensor]}
+            own = OPS[name].model_validate({**step, "density": share, "lambda": 0.5})
+            assert torch.equal(found[tensor], edited(own, base[tensor], sources, name=tensor))
 
 
 def test_without_models_nothing_else_is_reported():
