@@ -66,7 +66,7 @@ def consensus(vectors: Sequence[Tensor], k: int, tall_lambda: float) -> Tensor:
     total = torch.zeros_like(vectors[0])
     for d in vectors:
         total.add_(d)
-    agreeing = torch.zeros_like(total, dtype=torch.int32)
+    masks = torch.zeros_like(total)
     for d in vectors:
-        agreeing.add_(d.abs() >= (total - d).abs_().mul_(tall_lambda))
-    return total.mul_(agreeing >= k)
+        masks.add_((total - d).abs_().mul_(tall_lambda).le_(d.abs()))
+    return total.mul_(masks.ge_(k))

@@ -37,4 +37,4 @@ def agreeing_sum(
         if divisor is not None and weights is not None:
             divisor.add_(along.sign_(), alpha=abs(weights[i]))
     total.mul_(sign)
-    return total if divisor is None else total.div_(divisor.add_(divisor == 0))
+    return total if divisor is None else total.div_(divisor.add_(divisor.clone().eq_(0)))

@@ -25,7 +25,7 @@ def magprune(density: float, epsilon: float, uniform: Uniform) -> Sparsifier:
         return everything
     if density <= 0:
         return nothing
-    return lambda d, first: d * (uniform.at(first, d.shape, d.device) < probabilities(d, density, epsilon))
+    return lambda d, first: d * uniform.at(first, d.shape, d.device).lt_(probabilities(d, density, epsilon))
 
 
 def probabilities(d: Tensor, density: float, epsilon: float) -> Tensor:

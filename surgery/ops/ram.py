@@ -77,24 +77,23 @@ class RamPlus(_Ram):
         shared, alone = [0] * len(self.models), [0] * len(self.models)
         for piece in whole.pieces():
             masks = changed(self.vectors(piece), self.epsilon)
-            count = votes(masks)
+            count = sum_of(masks)
             for i, mask in enumerate(masks):
-                alone[i] += int((mask & (count == 1)).sum())
-                shared[i] += int((mask & (count > 1)).sum())
+                mask.mul_(count)  # 0 where it has not changed, else how many models have
+                alone[i] += int((mask == 1).sum())
+                shared[i] += int((mask > 1).sum())
         ratios = [s / max(a, 1) for s, a in zip(shared, alone, strict=True)]  # without any alone, nothing is multiplied
         return [1 + self.r * min(ratio, self.alpha) for ratio in ratios]
 
 
 def changed(vectors: Sequence[Tensor], epsilons: Sequence[float]) -> list[Tensor]:
-    """m_i, as booleans."""
-    return [d.abs() > epsilon for d, epsilon in zip(vectors, epsilons, strict=True)]
+    """m_i: 1 and 0 in the dtype of the vectors, which takes a fifth of the time of booleans; in new memory."""
+    return [d.abs().gt_(epsilon) for d, epsilon in zip(vectors, epsilons, strict=True)]
 
 
-def votes(masks: Sequence[Tensor]) -> Tensor:
-    """sum_i m_i, entry by entry."""
-    import torch
-
-    total = masks[0].to(torch.int32)
+def sum_of(masks: Sequence[Tensor]) -> Tensor:
+    """sum_i m_i, entry by entry, in new memory."""
+    total = masks[0].clone()
     for mask in masks[1:]:
         total.add_(mask)
     return total
@@ -103,11 +102,11 @@ def votes(masks: Sequence[Tensor]) -> Tensor:
 def merged(vectors: Sequence[Tensor], epsilons: Sequence[float], factors: Sequence[float]) -> Tensor:
     """sum_i m_i d_i / max(1, sum_i m_i), each term times its factor where it stands alone. NaN stays NaN."""
     masks = changed(vectors, epsilons)
-    count = votes(masks)
-    alone = count == 1
+    count = sum_of(masks)
+    alone = count.clone().eq_(1)
     total = vectors[0].new_zeros(vectors[0].shape)
     for d, mask, factor in zip(vectors, masks, factors, strict=True):
-        term = d * mask
+        term = mask.mul_(d)
         total.add_(term)
         if factor != 1:
             total.add_(term.mul_(alone), alpha=factor - 1)

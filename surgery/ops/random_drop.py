@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from surgery.ops.sparsifier import Sparsifier, everything, nothing
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from surgery.ops.uniform import Uniform
 
 
@@ -22,7 +20,4 @@ def drop(density: float, uniform: Uniform) -> Sparsifier:
     if density <= 0:
         return nothing
 
-    def sparsify(d: Tensor, first: int) -> Tensor:
-        return d * (uniform.at(first, d.shape, d.device) < density)
-
-    return sparsify
+    return lambda d, first: d * uniform.at(first, d.shape, d.device).lt_(density)

@@ -103,5 +103,5 @@ def _selected(vectors: list[Tensor], threshold: float) -> list[Tensor]:
 
     if threshold == 0:
         return vectors
-    selected = magnitude(variance(vectors)) >= threshold
+    selected = magnitude(variance(vectors)).ge_(threshold)
     return [v.mul_(selected) for v in vectors]

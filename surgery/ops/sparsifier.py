@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +37,6 @@ def rescaling(whole: Whole, vectors: Vectors, sparsifiers: Sequence[Sparsifier])
     before, after = [0.0] * len(sparsifiers), [0.0] * len(sparsifiers)
     for piece in whole.pieces():
         for i, (v, sparsify) in enumerate(zip(vectors(piece), sparsifiers, strict=True)):
-            before[i] += float(torch.linalg.vector_norm(v, 1))
-            after[i] += float(torch.linalg.vector_norm(sparsify(v, piece.first), 1))
+            before[i] += float(v.abs().sum())
+            after[i] += float(sparsify(v, piece.first).abs().sum())
     return [full / left if left else 1.0 for full, left in zip(before, after, strict=True)]
