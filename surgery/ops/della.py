@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from surgery.graded import Number
 from surgery.ops.base import Kind
@@ -13,8 +13,6 @@ from surgery.ops.merge import PerModel, each_within
 from surgery.ops.task_vector_sum import SparseTaskVectorSum
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from surgery.ops.sparsifier import Sparsifier
     from surgery.ops.whole import Whole
 
@@ -30,13 +28,8 @@ class _Della(SparseTaskVectorSum):
     seed: int = Field(default=0, ge=0, description="what the random choice of entries depends on")
     rescale: bool = Field(default=True, description="keep the L1 norm of each task vector")
 
-    @model_validator(mode="after")
-    def _probabilities(self) -> Self:
-        if not self.graded:
-            self.check()
-        return self
-
     def check(self) -> None:
+        super().check()
         for role, density, epsilon in zip(self.models, self.density, self.epsilon, strict=True):
             _check(role, density, epsilon)
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from surgery.graded import Number
+from surgery.ops.linear import VANISHING_SUM
 from surgery.ops.merge import PerModel, TaskVectorOp, each_within
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
     from torch import Tensor
 
     from surgery.ops.sparsifier import Sparsifier
     from surgery.ops.whole import Edit, Piece, Whole
 
-VANISHING_SUM = 1e-8  # a sum of weights below this divides nothing, as in mergekit
 COUNTS_BYTES = 1 << 20  # that `Magnitudes` takes to count a tensor's magnitudes, up to two ranks of it, or a piece's
 
 
@@ -24,8 +27,10 @@ class TaskVectorSum(TaskVectorOp):
     """W' = b + lambda T, with T = sum_i w_i v_i, divided by sum_i w_i with `normalize`; v_i is the task vector d_i, or
     what a subclass makes of it.
 
-    Where the sum of the weights is below 1e-8 in size, nothing is divided. With `elects`, both sums are, entry by
-    entry, over the i for which w_i v_i has the elected sign, that of sum_i w_i v_i (see `election`).
+    With `elects`, both sums are, entry by entry, over the i for which w_i v_i has the elected sign, that of
+    sum_i w_i v_i (see `election`), and where none has, or where their weights cancel, nothing is divided. Without it,
+    weights that cancel are an error with `normalize`, which would divide by rounding errors (mergekit divides by 1).
+    All weights 0 give b.
     """
 
     elects: ClassVar[bool] = False
@@ -33,6 +38,16 @@ class TaskVectorSum(TaskVectorOp):
     weights: PerModel = Field(default=1.0, validate_default=True, description="one weight a model; 1 if omitted")
     normalize: bool = Field(default=False, description="divide by the sum of the weights")
     lambda_: Number = Field(default=1.0, alias="lambda", description="the factor of the merged task vector")
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if not self.graded:
+            self.check()
+        return self
+
+    def check(self) -> None:
+        if self.normalize and not self.elects:
+            divisor_of(self.weights)
 
     def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - for those who measure it
         def edit(piece: Piece) -> Tensor:
@@ -50,9 +65,7 @@ class TaskVectorSum(TaskVectorOp):
         if self.elects:
             sign = elected_sign(vectors, coefficients)
             return agreeing_sum(sign, vectors, coefficients, self.weights if self.normalize else None)
-        divisor = math.fsum(self.weights) if self.normalize else 1.0
-        if abs(divisor) < VANISHING_SUM:
-            divisor = 1.0
+        divisor = divisor_of(self.weights) if self.normalize else 1.0
         return combination([c / divisor for c in coefficients], vectors)
 
     def workspace(self, shape: tuple[int, ...]) -> int:
@@ -60,6 +73,17 @@ class TaskVectorSum(TaskVectorOp):
 
     def flops(self, shape: tuple[int, ...]) -> int:
         return (9 if self.elects else 3) * len(self.models) * math.prod(shape)
+
+
+def divisor_of(weights: Sequence[float]) -> float:
+    """The sum of the weights, 1 where all are 0. Raises ValueError where they cancel."""
+    divisor, size = math.fsum(weights), math.fsum(map(abs, weights))
+    if size and abs(divisor) <= VANISHING_SUM * size:
+        raise ValueError(
+            f"the weights {list(weights)} sum to {divisor:g}, and `normalize` would divide by that; "
+            "change them, or set `normalize: false`"
+        )
+    return divisor or 1.0
 
 
 class SparseTaskVectorSum(TaskVectorSum):

@@ -269,6 +269,14 @@ def test_ties_are_kept_together():
     assert torch.equal(found, W * (W.abs() == 2))
 
 
+def test_nothing_is_divided_by_weights_that_are_0_or_cancel():
+    """All weights 0 give the base; where the weights that agree cancel, the sum stays a sum."""
+    for name in SUMS:
+        assert torch.equal(made(name, weights=0, normalize=True), BASE)
+    sources = {"base": torch.zeros(1), "x": torch.tensor([3.0]), "y": torch.tensor([-2.0]), "z": torch.zeros(1)}
+    assert torch.equal(made("ties", sources, weights=[1, -1, 1]), torch.tensor([5.0]))
+
+
 def test_at_least_one_entry_is_kept_by_ties():
     """Of a small tensor and a small density."""
     sources = {"base": torch.zeros(4), "x": torch.tensor([1.0, -4.0, 2.0, 3.0])}
@@ -353,6 +361,11 @@ def test_passes():
             r"`y` with density 0.9 and epsilon 0.2 would keep .* 0.7 to 1.1",
         ),
         ("della", {"density": 0.1}, r"`x` with density 0.1 and epsilon 0.15 would keep .* -0.05 to 0.25"),
+        (
+            "task_arithmetic",
+            {"weights": [1, 1, -2], "normalize": True},
+            r"\[1.0, 1.0, -2.0\] sum to 0, and `normalize`",
+        ),
         ("ties", {"models": ["x", "base"]}, "`base` is the base and among `models`"),
         ("task_arithmetic", {"density": 0.5}, "Extra inputs are not permitted"),
     ],
