@@ -46,11 +46,12 @@ class Variant:
     models: Mapping[str, Model] = field(default_factory=dict)
 
 
-def plan(recipe: RecipeSource, models: Models, *, settings: Mapping[str, object] | None = None) -> Plan:
+def plan(recipe: RecipeSource, models: Models = (), *, settings: Mapping[str, object] | None = None) -> Plan:
     """Everything that `apply` would do, from the recipe and the checkpoints' headers alone.
 
     `models` are directories, `.safetensors` files or hub ids, in the order of the recipe's roles, or a mapping
-    from role to model. `settings` are values for the recipe's parameters, as in `--set head=40%`.
+    from role to model; a recipe file of mergekit names its own. `settings` are values for the recipe's parameters, as
+    in `--set head=40%`.
     Raises RecipeError, CheckpointError, PlanError.
     """
     from surgery.recipe import load
@@ -77,6 +78,7 @@ def apply(
 ) -> Applied:
     """Edit `models` by `recipe` into the checkpoint directory `out`, which is complete or does not exist.
 
+    models: as for `plan`; `()` for those that a recipe file of mergekit names.
     workers: tensors made at a time, each with one thread of arithmetic; default: the processors. No effect on bytes.
     memory: bound of the process's resident memory in bytes. device: a torch device for the arithmetic.
     cache: keep decompositions for other runs, and use those that others kept; no effect on bytes.
@@ -258,9 +260,13 @@ def _workers(asked: int | None) -> int:
 
 
 def _bind(recipe: Recipe, models: Models) -> dict[str, Model]:
-    """The model for each role. Raises PlanError when the numbers or the names differ."""
+    """The model for each role; without `models` those that the recipe's file names. Raises PlanError when the numbers
+    or the names differ.
+    """
     from surgery.errors import Fault, PlanError
 
+    if recipe.named and not isinstance(models, str | Path) and not models:
+        return dict(recipe.named)
     roles = list(recipe.models)
     expected = f"expected {len(roles)}, for the roles {', '.join(f'`{role}`' for role in roles)}, in this order"
     if isinstance(models, Mapping):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,7 +24,10 @@ from surgery.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from surgery.plan import Plan
+    from surgery.recipe import Recipe
 
 COMMANDS_GROUP = "surgery.commands"
 INTERRUPTED = 130  # the shell's code for a process that Ctrl-C ended
@@ -57,13 +61,13 @@ def cli() -> None:
     """Edit fine-tuned language models by operating on their weights.
 
     A MODEL is a directory, a .safetensors file, or a hub id org/name[@revision]. A RECIPE is a YAML file or the
-    name of a bundled one.
+    name of a bundled one; it may be a recipe file of mergekit, which names its own models.
     """
 
 
 @cli.command()
 @click.argument("recipe")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, metavar="MODEL...")
 @click.argument("out", type=click.Path(path_type=Path))
 @_set
 @workers_option
@@ -90,15 +94,17 @@ def apply(
 ) -> None:
     """Edit MODELs by RECIPE into the checkpoint OUT.
 
-    MODELs are bound, in order, to the recipe's `models`. Run again after an interruption, it goes on where it was.
+    MODELs are bound, in order, to the recipe's `models`; without them, those that a recipe file of mergekit names
+    are. Run again after an interruption, it goes on where it was.
     """
     from surgery import api
     from surgery.console import ApplyProgress, print_applied
 
+    loaded = _loaded(recipe, models, settings)
     try:
         with ApplyProgress() as progress:
             applied = api.apply(
-                recipe, models, out, settings=settings, workers=workers, memory=memory, device=device,
+                loaded, models, out, workers=workers, memory=memory, device=device,
                 cache=cache, overwrite=overwrite, fresh=fresh, durable=durable, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -112,7 +118,7 @@ def apply(
 
 @cli.command()
 @click.argument("recipe")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, metavar="MODEL...")
 @_set
 @workers_option
 @memory_option
@@ -130,7 +136,7 @@ def plan(
     from surgery.console import print_plan
     from surgery.workers import default_workers
 
-    made = api.plan(recipe, models, settings=settings)
+    made = api.plan(_loaded(recipe, models, settings), models)
     if memory is not None:
         made.check_memory(memory)
     if as_json:
@@ -213,6 +219,43 @@ def schema() -> None:
     from surgery import api
 
     print_json(api.schema())
+
+
+@cli.command()
+@click.argument("merge_file", metavar="MERGE_FILE")
+@json_option
+def convert(merge_file: str, as_json: bool) -> None:
+    """Print the recipe that does what mergekit does with MERGE_FILE, one of its recipe files.
+
+    `surgery apply MERGE_FILE OUT` runs such a file as it is.
+    """
+    from surgery.errors import Fault, RecipeError
+    from surgery.recipe import load
+
+    recipe = load(merge_file, {})
+    if not recipe.named:
+        message = f"`{merge_file}` is no recipe file of mergekit: expected a map with `merge_method`"
+        raise RecipeError([Fault(recipe.origin, message)])
+    if as_json:
+        notes = [str(note) for note in recipe.notes]
+        print_json({"recipe": recipe.canonical(), "models": dict(recipe.named), "notes": notes})
+        return
+    click.echo(f"# surgery apply RECIPE {shlex.join(recipe.named.values())} OUT")
+    click.echo(recipe.text, nl=False)
+
+
+def _loaded(source: str, models: Sequence[str], settings: dict[str, str]) -> Recipe:
+    """The recipe; what there is to say about one of mergekit's goes to stderr."""
+    from surgery.recipe import load
+    from surgery.wording import quoted
+
+    loaded = load(source, settings)
+    if not models and not loaded.named:
+        message = f"Missing argument 'MODEL...': `{loaded.name}` needs {quoted(loaded.models)}."
+        raise click.UsageError(message, click.get_current_context())
+    for note in loaded.notes:
+        click.echo(f"note: {note}", err=True)
+    return loaded
 
 
 def _plan_json(made: Plan) -> dict[str, object]:

@@ -27,8 +27,9 @@ from pydantic import (
 )
 
 from surgery.document import read_document
-from surgery.errors import RecipeError
+from surgery.errors import Fault, RecipeError
 from surgery.mapping_source import read_mapping
+from surgery.mergekit import Converted, convert, is_merge_file
 from surgery.ops import Step
 from surgery.ops.base import RESULT, Op
 from surgery.parameters import NAME, NAME_RULE, Substitution
@@ -158,6 +159,16 @@ class Recipe(BaseModel):
         """The file's path as given, `NAME.yaml` for a bundled recipe, or `recipe` for a mapping."""
         return self._source.origin
 
+    @property
+    def named(self) -> Mapping[str, str]:
+        """The checkpoints that a mergekit file names, by role; a recipe of ours names none."""
+        return self._source.models if isinstance(self._source, Converted) else {}
+
+    @property
+    def notes(self) -> tuple[Fault, ...]:
+        """What was converted from a mergekit file with a word to say about it."""
+        return self._source.notes if isinstance(self._source, Converted) else ()
+
     def where(self, step: int) -> str:
         """`recipe.yaml:9 steps[0]`."""
         return self._source.where(("steps", step))
@@ -174,8 +185,9 @@ def load(
     """Read and validate a recipe.
 
     `source` is a file, the name of a bundled recipe (when there is no file of that name), a mapping, or a
-    recipe to be changed by `settings`. `settings` maps parameters, or keys of the output section such as
-    `output.dtype`, to values; text is read as YAML. Raises RecipeError with all faults at once.
+    recipe to be changed by `settings`. A recipe file of mergekit is converted, see `surgery.mergekit`.
+    `settings` maps parameters, or keys of the output section such as `output.dtype`, to values; text is read as YAML.
+    Raises RecipeError with all faults at once.
     """
     settings = dict(settings)
     if isinstance(source, Recipe):
@@ -186,6 +198,8 @@ def load(
 
 
 def _resolve(source: Source, settings: dict[str, object]) -> Recipe:
+    if is_merge_file(source.data):
+        source = convert(source)
     if not isinstance(source.data, dict):
         found = "the recipe is empty" if source.data is None else f"found {show(source.data)}"
         message = f"{found}; expected a map with the keys `name`, `models` and `steps`"

@@ -31,6 +31,7 @@ from surgery.source import MAX_DEPTH, MAX_INTEGER, MAX_NODES, Mistake, Path, Sou
 from surgery.wording import show
 
 MAX_BYTES = 1_000_000
+USED_TWICE = "for a value that is used twice declare a parameter"
 MAX_LINE = 20_000  # characters; the scanner's time is quadratic in the length of some tokens
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # section 5.1
@@ -172,15 +173,14 @@ class _Reader:
 
     def _refuse_properties(self, event: NodeEvent, path: Path) -> None:
         if isinstance(event, AliasEvent):
-            advice = "put a glob that starts with `*` in quotes; for a value that is used twice declare a parameter"
+            advice = f"put a glob that starts with `*` in quotes; {USED_TWICE}"
             self._wrong(path, event, f"found the YAML alias {show(f'*{event.anchor}')}; {advice}")
         elif (tag := getattr(event, "tag", None)) is not None:
             found = f"found the YAML tag {show(str(tag))}"
             self._wrong(path, event, f"{found}; expected a value without a tag")
         elif event.anchor is not None:
             found = f"found the YAML anchor {show(f'&{event.anchor}')}"
-            advice = "for a value that is used twice declare a parameter"
-            self._wrong(path, event, f"{found}; {advice}", void=False)
+            self._wrong(path, event, f"{found}; {USED_TWICE}", void=False)
 
     def _list(self, events: Iterator[Event], path: Path) -> list[object]:
         items: list[object] = []

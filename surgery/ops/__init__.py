@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Union, get_args
 from pydantic import Field
 
 from surgery.ops.base import Op
+from surgery.ops.breadcrumbs import Breadcrumbs, BreadcrumbsTies
+from surgery.ops.consensus import Consensus
+from surgery.ops.dare import DareLinear, DareTies
+from surgery.ops.della import Della, DellaLinear
+from surgery.ops.emr import Emr
 from surgery.ops.linear import Linear
+from surgery.ops.ram import Ram, RamPlus
 from surgery.ops.reset_layers import ResetLayers
 from surgery.ops.restore_directions import RestoreDirections
 from surgery.ops.restore_values import RestoreValues
+from surgery.ops.sce import Sce
 from surgery.ops.slerp import Slerp
 from surgery.ops.swap_directions import SwapDirections
+from surgery.ops.task_arithmetic import TaskArithmetic
+from surgery.ops.ties import Ties
 from surgery.ops.truncate_rank import TruncateRank
 
 __all__ = ["OPS", "Step"]
@@ -25,6 +34,19 @@ _TABLE: tuple[type[Op], ...] = (
     TruncateRank,
     Linear,
     Slerp,
+    TaskArithmetic,
+    Ties,
+    DareLinear,
+    DareTies,
+    Breadcrumbs,
+    BreadcrumbsTies,
+    Della,
+    DellaLinear,
+    Sce,
+    Ram,
+    RamPlus,
+    Consensus,
+    Emr,
 )
 OPS: dict[str, type[Op]] = {get_args(op.model_fields["op"].annotation)[0]: op for op in _TABLE}
 

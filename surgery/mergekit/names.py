@@ -1,0 +1,34 @@
+"""Roles of a recipe, made from the names of models."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from surgery.ops.base import RESULT
+
+LONGEST = 40  # characters; longer names make recipes hard to read
+
+
+def roles(models: Sequence[str]) -> list[str]:
+    """A role for each of these paths or hub ids, in order: the last part of its name.
+
+    Where two are alike the part before it is added; where that does not tell them apart, a number.
+    """
+    found = [_role(model, 1) for model in models]
+    for parts in (2, 3):
+        alike = {role for role, count in Counter(found).items() if count > 1}
+        found = [_role(model, parts) if role in alike else role for model, role in zip(models, found, strict=True)]
+    taken: list[str] = [RESULT]
+    for role in found:
+        numbers = (f"{role}-{number}" for number in range(2, len(models) + 3))
+        taken.append(role if role not in taken else next(name for name in numbers if name not in taken))
+    return taken[1:]
+
+
+def _role(model: str, parts: int) -> str:
+    path = model.partition("@")[0]
+    kept = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..", "~")][-parts:]
+    text = re.sub(r"[^A-Za-z0-9_]+", "-", "-".join(kept)).strip("-")[:LONGEST].rstrip("-")
+    return text if text[:1].isalpha() else f"model-{text}".rstrip("-")
