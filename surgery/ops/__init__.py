@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Union, get_args
 from pydantic import Field
 
 from surgery.ops.base import Op
+from surgery.ops.karcher import Karcher
 from surgery.ops.linear import Linear
+from surgery.ops.lines import Lines
+from surgery.ops.model_stock import ModelStock
+from surgery.ops.multislerp import MultiSlerp
+from surgery.ops.nearswap import NearSwap
+from surgery.ops.nuslerp import NuSlerp
+from surgery.ops.passthrough import Passthrough
 from surgery.ops.reset_layers import ResetLayers
 from surgery.ops.restore_directions import RestoreDirections
 from surgery.ops.restore_values import RestoreValues
 from surgery.ops.slerp import Slerp
 from surgery.ops.swap_directions import SwapDirections
 from surgery.ops.truncate_rank import TruncateRank
+from surgery.ops.wise_ft import WiseFt
 
 __all__ = ["OPS", "Step"]
 
@@ -25,6 +33,14 @@ _TABLE: tuple[type[Op], ...] = (
     TruncateRank,
     Linear,
     Slerp,
+    NuSlerp,
+    MultiSlerp,
+    Karcher,
+    ModelStock,
+    NearSwap,
+    Passthrough,
+    WiseFt,
+    Lines,
 )
 OPS: dict[str, type[Op]] = {get_args(op.model_fields["op"].annotation)[0]: op for op in _TABLE}
 

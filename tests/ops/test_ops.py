@@ -22,6 +22,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "truncate_rank": {"rank": 64},
     "linear": {"models": ["base", "sft"]},
     "slerp": {"models": ["base", "sft"], "t": 0.5},
+    "nuslerp": {"models": ["base", "sft"], "weights": [1, 2], "angles": "columns"},
+    "multislerp": {"models": ["base", "sft"], "weights": [1, 2]},
+    "karcher": {"models": ["base", "sft"], "weights": [1, 2]},
+    "model_stock": {"base": "base", "models": ["sft", "result"], "filter_wise": True},
+    "nearswap": {"base": "base", "models": ["sft"], "t": 0.001},
+    "passthrough": {"models": ["sft"], "scale": 2},
+    "wise_ft": {"base": "base", "models": ["sft"]},
+    "lines": {"base": "base", "models": ["sft"], "alpha": 0.2, "beta": 0.8},
 }
 STEP: TypeAdapter[Any] = TypeAdapter(Step)
 
