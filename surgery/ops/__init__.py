@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Union, get_args
 
 from pydantic import Field
 
+from surgery.ops.arcee_fusion import ArceeFusion
 from surgery.ops.base import Op
 from surgery.ops.karcher import Karcher
 from surgery.ops.linear import Linear
@@ -38,6 +39,7 @@ _TABLE: tuple[type[Op], ...] = (
     Karcher,
     ModelStock,
     NearSwap,
+    ArceeFusion,
     Passthrough,
     WiseFt,
     Lines,

@@ -42,11 +42,11 @@ class GeometricOp(VectorOp):
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         k, elements = len(self.models), math.prod(shape)
-        differences = k if self.base is not None else 0
-        if self.each == "tensors":
-            return 4 * elements * max(differences, 2)
+        based = self.base is not None
+        if self.each == "tensors":  # all differences to measure, or the sum and one difference
+            return 4 * elements * (max(k, 2) if based else 1)
         vectors = shape[0] if self.each == "rows" else shape[-1]
-        return 4 * elements * max(differences + 1, 2) + 8 * vectors * (8 * k * k + 8)
+        return 4 * elements * (k + 1 if based else 1) + 8 * vectors * (4 * k * k + 8)
 
     def flops(self, shape: tuple[int, ...]) -> int:
         k = len(self.models)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from surgery.ops.geometric import Each
     from surgery.ops.whole import Piece, Whole
 
-# Of |sum_i w_i u_i|^2 relative to (sum |w|)^2, u_i of length 1: ten times what the rounding of float32 sums leaves of it.
+# Of |sum w_i u_i|^2 relative to (sum |w_i|)^2, |u_i| = 1: ten times what the rounding of float32 sums leaves of it.
 CANCELLED = 1e-5
 
 Formula = Callable[[Tensor], Tensor]

@@ -25,8 +25,9 @@ class Karcher(GeometricOp):
     v_i are the tensors W_i as vectors, and W' = v; with `base` v_i = W_i - b, and W' = b + v. `weights` count by their
     shares. From the normalised mean of the directions u_i = v_i / |v_i| (where they cancel: from the first), m moves
     along the great circle in the direction and by the length of g = sum_i w_i a_i / sin(a_i) (u_i - cos(a_i) m), until
-    |g| < `tol`, `max_iter` times at most (in mergekit `tol` bounds lengths of vectors, too). A vector that is 0 counts in L alone; one opposite to m has no direction
-    from it, and is left out of that step. Only vectors that are 0 give 0.
+    |g| < `tol`, `max_iter` times at most. (In mergekit `tol` is also the length below which a vector counts as 0.) A
+    vector that is 0 counts in L alone; one opposite to m has no direction from it, and is left out of that step. Only
+    where all v_i are 0, so is v.
 
     Sources: Karcher 1977, Riemannian center of mass, theorem 1.2 (the gradient); mergekit's karcher (no base, and equal
     weights). The iteration runs on k coefficients: m = sum_i c_i u_i throughout.

@@ -27,6 +27,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "karcher": {"models": ["base", "sft"], "weights": [1, 2]},
     "model_stock": {"base": "base", "models": ["sft", "result"], "filter_wise": True},
     "nearswap": {"base": "base", "models": ["sft"], "t": 0.001},
+    "arcee_fusion": {"base": "base", "models": ["sft"]},
     "passthrough": {"models": ["sft"], "scale": 2},
     "wise_ft": {"base": "base", "models": ["sft"]},
     "lines": {"base": "base", "models": ["sft"], "alpha": 0.2, "beta": 0.8},
