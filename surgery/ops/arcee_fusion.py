@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FENCE = 1.5  # how many interquartile ranges above the median importance is outstanding
 DIVERGENCES_BYTES = 4 << 20  # kept, one number a row: for a million rows, more than any vocabulary has
+LARGEST_EXPONENT = 80.0  # whose power float32 holds; weights that differ by as much are not told apart from broken ones
 COUNTS_BYTES = 2 << 20  # of `Magnitudes`
 
 
@@ -30,8 +31,8 @@ class ArceeFusion(TaskVectorOp):
     scores, one for the lower bits, one to edit.
 
     Source: mergekit's arcee_fusion (Arcee 2024, arcee.ai), which takes the quartiles of a random million of the scores,
-    draws anew each time, and computes the divergence in the dtype of the files, after 1e-8 is added to p and q. In
-    float32 the divergence of rows that differ by 1e-4, some 5e-9, is lost in rounding: here it is in float64.
+    drawn anew each time, and computes the divergence by its definition in the dtype of the files, after adding 1e-8 to
+    p and q. In float32 that leaves nothing of the divergence of rows that differ by 1e-3 or less.
     """
 
     kind: ClassVar[Kind] = "rows"
@@ -44,15 +45,15 @@ class ArceeFusion(TaskVectorOp):
         return 3
 
     def prepare(self, whole: Whole) -> Edit:
-        from surgery.ops.magnitudes import Magnitudes, magnitude
+        from surgery.ops.magnitudes import Magnitudes
 
         known: dict[int, Tensor] = {}  # by the piece's offset
 
         def scores(piece: Piece) -> Tensor:
             b, (d,) = self.task_vectors(piece)
             if piece.first not in known:
-                known[piece.first] = row_divergences(self.merged(piece)[0], b).float()
-            return magnitude(d).mul_(known[piece.first].unsqueeze(-1))
+                known[piece.first] = row_divergences(self.merged(piece)[0], b)
+            return d.abs_().mul_(known[piece.first].unsqueeze(-1))
 
         n = whole.elements
         threshold = 0.0
@@ -62,7 +63,8 @@ class ArceeFusion(TaskVectorOp):
             threshold = median + FENCE * (q3 - q1)
 
         def edit(piece: Piece) -> Tensor:
-            return self.merged(piece)[0].where(scores(piece) >= threshold, of_role(piece, self.base))
+            below = scores(piece).float() < threshold  # not so for NaN, which thereby is found in the result
+            return of_role(piece, self.base).where(below, self.merged(piece)[0])
 
         return edit
 
@@ -74,6 +76,15 @@ class ArceeFusion(TaskVectorOp):
 
 
 def row_divergences(W: Tensor, b: Tensor) -> Tensor:
-    """KL(p || q) = sum_j p_j log(p_j / q_j) of the softmaxes of the rows of W and b: float64, [rows]."""
-    log_p, log_q = W.double().log_softmax(-1), b.double().log_softmax(-1)
-    return (log_p - log_q).mul_(log_p.exp_()).sum(-1).clamp_(min=0)
+    """KL(p || q) = sum_j p_j log(p_j / q_j) of the softmaxes of the rows of W and b, [rows].
+
+    With d = W - b and m = sum_j p_j d_j this is log(sum_j p_j exp(m - d_j)), in which nothing cancels where d is small.
+    In float32, of rows of 4096 that differ by 1e-3, the relative error is 5e-5, that of the definition 1; it grows as
+    1 / |d|, that of the definition as 1 / |d|^2.
+    """
+    import torch
+
+    d = torch.sub(W, b)
+    p = W.softmax(-1)
+    away = torch.sub((p * d).sum(-1, keepdim=True), d).clamp_(max=LARGEST_EXPONENT)
+    return away.expm1_().mul_(p).sum(-1).log1p_().clamp_(min=0)

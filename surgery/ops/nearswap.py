@@ -36,10 +36,11 @@ class NearSwap(TaskVectorOp):
         import torch
 
         b, (other,) = of_role(piece, self.base), self.merged(piece)
-        return torch.clamp(other, min=b - self.t, max=b + self.t)
+        moved = torch.clamp(other, min=b - self.t, max=b + self.t)
+        return moved.masked_fill_(other.isinf(), math.nan)  # a broken model is not to pass for a far one
 
     def workspace(self, shape: tuple[int, ...]) -> int:
-        return 3 * 4 * math.prod(shape)
+        return 4 * 4 * math.prod(shape)
 
     def flops(self, shape: tuple[int, ...]) -> int:
         return 4 * math.prod(shape)

@@ -38,6 +38,14 @@ def test_end_points():
     assert torch.equal(edited(nearswap(1), BASE, SOURCES), OTHER)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_broken_values_are_not_dropped(value: float):
+    """They are in the result, where the executor finds them."""
+    broken = OTHER.clone()
+    broken[0, 5] = value
+    assert not edited(nearswap(0.1), BASE, {"base": BASE, "other": broken}).isfinite().all()
+
+
 def test_steps_below_a_millionth():
     """They are taken as they are."""
     zero, one = torch.zeros(4), torch.tensor([1e-7, -1e-7, 1e-9, 0.5])
