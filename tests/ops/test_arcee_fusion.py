@@ -36,6 +36,16 @@ def test_equals_the_formula(shape: tuple[int, ...], rows: int):
     assert 0.02 < kept < 0.4
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (2, 2), (1, 5), (2, 3), (2, 4), (3, 5)])
+def test_small_tensors(shape: tuple[int, int]):
+    """Every rank counts there."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    for _ in range(30):
+        b, change = (torch.randn(shape, generator=generator) for _ in range(2))
+        W = b + change * torch.rand(shape, generator=generator) ** 3
+        assert torch.equal(edited(OP, W, {"b": b, "w": W}), expected(b, W).float())
+
+
 def test_a_large_tensor_has_exact_quartiles():
     """More scores than mergekit draws from."""
     generator = torch.Generator().manual_seed(1)

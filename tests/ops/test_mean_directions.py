@@ -144,6 +144,8 @@ def test_directions_that_cancel():
     sources = {"a": a, "b": b}
     assert torch.allclose(edited(op("multislerp", ("a", "b")), W, sources), (a + b) / 2, atol=1e-6)
     assert torch.allclose(edited(op("karcher", ("a", "b")), W, sources), 1.5 * a, atol=1e-5)
+    sources["b"] = b + 1e-3 * MODELS["d"]
+    assert torch.allclose(edited(op("karcher", ("a", "b")), W, sources), 1.5 * a, atol=1e-2)
 
 
 def test_without_normalisation_the_weights_are_factors():
