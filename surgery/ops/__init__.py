@@ -8,6 +8,11 @@ from pydantic import Field
 
 from surgery.ops.arcee_fusion import ArceeFusion
 from surgery.ops.base import Op
+from surgery.ops.breadcrumbs import Breadcrumbs, BreadcrumbsTies
+from surgery.ops.consensus import Consensus
+from surgery.ops.dare import DareLinear, DareTies
+from surgery.ops.della import Della, DellaLinear
+from surgery.ops.emr import Emr
 from surgery.ops.karcher import Karcher
 from surgery.ops.linear import Linear
 from surgery.ops.lines import Lines
@@ -16,11 +21,15 @@ from surgery.ops.multislerp import MultiSlerp
 from surgery.ops.nearswap import NearSwap
 from surgery.ops.nuslerp import NuSlerp
 from surgery.ops.passthrough import Passthrough
+from surgery.ops.ram import Ram, RamPlus
 from surgery.ops.reset_layers import ResetLayers
 from surgery.ops.restore_directions import RestoreDirections
 from surgery.ops.restore_values import RestoreValues
+from surgery.ops.sce import Sce
 from surgery.ops.slerp import Slerp
 from surgery.ops.swap_directions import SwapDirections
+from surgery.ops.task_arithmetic import TaskArithmetic
+from surgery.ops.ties import Ties
 from surgery.ops.truncate_rank import TruncateRank
 from surgery.ops.wise_ft import WiseFt
 
@@ -43,6 +52,19 @@ _TABLE: tuple[type[Op], ...] = (
     Passthrough,
     WiseFt,
     Lines,
+    TaskArithmetic,
+    Ties,
+    DareLinear,
+    DareTies,
+    Breadcrumbs,
+    BreadcrumbsTies,
+    Della,
+    DellaLinear,
+    Sce,
+    Ram,
+    RamPlus,
+    Consensus,
+    Emr,
 )
 OPS: dict[str, type[Op]] = {get_args(op.model_fields["op"].annotation)[0]: op for op in _TABLE}
 

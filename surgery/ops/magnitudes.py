@@ -25,22 +25,23 @@ LOWER = 1 << LOWER_BITS
 class Magnitudes:
     """The magnitudes of the tensors that `vectors` gives of the pieces of a whole, in float32, as counts.
 
-    `nonzero` holds how many of each tensor are not 0. One pass over the pieces makes it, one more each `largest`.
+    One pass over the pieces makes it, one more each `largest`.
     """
 
     def __init__(self, whole: Whole, vectors: Vectors) -> None:
         self._whole = whole
         self._vectors = vectors
         self._upper: list[np.ndarray] = []
-        self.nonzero: list[int] = []
         for piece in whole.pieces():
             for i, v in enumerate(vectors(piece)):
                 if i == len(self._upper):
                     self._upper.append(np.zeros(UPPER, dtype=np.int64))
-                    self.nonzero.append(0)
-                bits = bits_of_magnitude(v).view(-1)
-                self.nonzero[i] += int(torch.count_nonzero(bits))
-                self._upper[i] += _counts(bits >> LOWER_BITS, UPPER)
+                self._upper[i] += _counts(bits_of_magnitude(v).bitwise_right_shift_(LOWER_BITS), UPPER)
+
+    @property
+    def nonzero(self) -> list[int]:
+        """How many of each tensor are not 0; what is below 2^-134, where float32 ends, counts as 0."""
+        return [int(upper[1:].sum()) for upper in self._upper]
 
     def largest(self, ranks: Sequence[Sequence[int]]) -> list[list[float]]:
         """The k-th largest magnitude for each rank k, counted from 1, that `ranks` names for each of the tensors.
@@ -51,7 +52,7 @@ class Magnitudes:
         lower = {(i, bin_): np.zeros(LOWER, dtype=np.int64) for i, found in enumerate(places) for bin_, _ in found}
         for piece in self._whole.pieces() if lower else ():
             for i, v in enumerate(self._vectors(piece)):
-                bits = bits_of_magnitude(v).view(-1) if places[i] else v
+                bits = bits_of_magnitude(v) if places[i] else v
                 for bin_ in dict.fromkeys(bin_ for bin_, _ in places[i]):
                     within = bits[(bits >> LOWER_BITS) == bin_]
                     lower[i, bin_] += _counts(within & (LOWER - 1), LOWER)
@@ -81,7 +82,7 @@ def between(d: Tensor, low: float, high: float = math.inf) -> Tensor:
 
 
 def bits_of_magnitude(v: Tensor) -> Tensor:
-    """The bits of |v| in float32, as int32: they order as |v| does."""
+    """The bits of |v| in float32, as int32, in new memory: they order as |v| does."""
     return magnitude(v).view(torch.int32)
 
 
@@ -90,7 +91,7 @@ def _magnitude(bits: int) -> float:
 
 
 def _counts(values: Tensor, size: int) -> np.ndarray:
-    return torch.bincount(values, minlength=size).cpu().numpy()
+    return torch.bincount(values.view(-1), minlength=size).cpu().numpy()
 
 
 def _place(counts: np.ndarray, k: int) -> tuple[int, int]:

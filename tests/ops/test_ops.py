@@ -31,6 +31,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "passthrough": {"models": ["sft"], "scale": 2},
     "wise_ft": {"base": "base", "models": ["sft"]},
     "lines": {"base": "base", "models": ["sft"], "alpha": 0.2, "beta": 0.8},
+    "task_arithmetic": {"base": "base", "models": ["sft"], "lambda": 0.7},
+    "ties": {"base": "base", "models": ["sft"], "density": 0.2},
+    "dare_linear": {"base": "base", "models": ["sft"], "density": {"sft": 0.5}, "seed": 3},
+    "dare_ties": {"base": "base", "models": ["sft"], "density": 0.5},
+    "breadcrumbs": {"base": "base", "models": ["sft"], "density": 0.9, "gamma": 0.02},
+    "breadcrumbs_ties": {"base": "base", "models": ["sft"], "density": 0.9},
+    "della": {"base": "base", "models": ["sft"], "density": 0.5, "epsilon": 0.1},
+    "della_linear": {"base": "base", "models": ["sft"], "density": [[0.3, 0.5]], "rescale": False},
+    "sce": {"base": "base", "models": ["sft"], "select_topk": 0.1},
+    "ram": {"base": "base", "models": ["sft"], "epsilon": 1e-4},
+    "ramplus_tl": {"base": "base", "models": ["sft"], "r": 0.2},
+    "consensus": {"base": "base", "models": ["sft"], "k": 1, "tall_lambda": 0.4},
+    "emr": {"base": "base", "models": ["sft"], "lambda": 1.5},
 }
 STEP: TypeAdapter[Any] = TypeAdapter(Step)
 

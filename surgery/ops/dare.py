@@ -1,0 +1,49 @@
+"""DARE: drop at random, and rescale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from surgery.ops.task_vector_sum import SparseTaskVectorSum
+
+if TYPE_CHECKING:
+    from surgery.ops.sparsifier import Sparsifier
+    from surgery.ops.whole import Whole
+
+
+class _Dare(SparseTaskVectorSum):
+    seed: int = Field(default=0, ge=0, description="what the random choice of entries depends on")
+    rescale: bool = Field(default=True, description="keep the L1 norm of each task vector")
+
+    def sparsifiers(self, whole: Whole) -> list[Sparsifier]:
+        from surgery.ops.random_drop import drop
+        from surgery.ops.uniform import Uniform
+
+        return [
+            drop(density, Uniform(self.seed, role, whole.name))
+            for role, density in zip(self.models, self.density, strict=True)
+        ]
+
+
+class DareLinear(_Dare):
+    """W' = b + lambda sum_i w_i v_i, v_i being the task vector d_i of which each entry is kept with the probability
+    `density`, rescaled.
+
+    The paper divides by `density`; here, as in mergekit, the scale is |d_i|_1 over the norm of what was kept, which is
+    the same in expectation, and exact for the tensor at hand. What is kept depends on `seed`, role and tensor alone.
+    Source: Yu et al. 2024, Language models are super Mario, arXiv 2311.03099, section 3.
+    """
+
+    op: Literal["dare_linear"]
+
+
+class DareTies(_Dare):
+    """As `dare_linear`, and of the v_i only those are summed whose entry has the elected sign (see `election`).
+
+    Source: Yu et al. 2024, arXiv 2311.03099, section 3, with Yadav et al. 2023, arXiv 2306.01708, section 4.
+    """
+
+    op: Literal["dare_ties"]
+    elects: ClassVar[bool] = True
