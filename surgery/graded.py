@@ -91,8 +91,12 @@ class Graded(BaseModel):
         found: dict[str, float | Quantity] = {}
         everything = list(names)
         for rule in self.rules:
+            by_layer: dict[tuple[str, int] | None, float | Quantity] = {}
             for name in resolve(rule, anatomy, everything):
-                found.setdefault(name, rule.at(_depth(anatomy, name)))
+                layer = anatomy.layer_of(name)
+                if layer not in by_layer:
+                    by_layer[layer] = rule.at(_depth(anatomy, layer))
+                found.setdefault(name, by_layer[layer])
         return found
 
     @property
@@ -107,12 +111,12 @@ class Graded(BaseModel):
         return [rule.model_dump(mode="json", exclude_unset=True) for rule in self.rules]
 
 
-def _depth(anatomy: Anatomy, name: str) -> Fraction:
-    place = anatomy.layer_of(name)
-    if place is None:
+def _depth(anatomy: Anatomy, layer: tuple[str, int] | None) -> Fraction:
+    if layer is None:
         return Fraction(0)
-    last = anatomy.stacks[place[0]].layers - 1
-    return Fraction(place[1], last) if last else Fraction(1)
+    stack, index = layer
+    last = anatomy.stacks[stack].layers - 1
+    return Fraction(index, last) if last else Fraction(1)
 
 
 def read_number(value: object) -> float | Graded:
@@ -237,25 +241,23 @@ def _graded_schema(one: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 NUMBER_SCHEMA = _graded_schema([{"type": "number"}])
+AMOUNT_SCHEMA = _graded_schema(QUANTITY_SCHEMAS)
+
+
+def plain(value: object) -> object:
+    """A number, an amount, or what differs from tensor to tensor, as a recipe writes it."""
+    if isinstance(value, Graded):
+        return value.plain()
+    return str(value) if isinstance(value, Quantity) else value
+
 
 if TYPE_CHECKING:  # what an operation holds once it is resolved for a tensor
     Number = float
     Amount = Quantity
 else:
     Number = Annotated[
-        float | Graded,
-        BeforeValidator(read_number),
-        PlainSerializer(lambda value: value.plain() if isinstance(value, Graded) else value),
-        WithJsonSchema(NUMBER_SCHEMA),
+        float | Graded, BeforeValidator(read_number), PlainSerializer(plain), WithJsonSchema(NUMBER_SCHEMA)
     ]
     Amount = Annotated[
-        Quantity | Graded,
-        BeforeValidator(read_amount),
-        PlainSerializer(lambda value: value.plain() if isinstance(value, Graded) else str(value)),
-        WithJsonSchema(
-            {
-                **_graded_schema(QUANTITY_SCHEMAS),
-                "description": "a count (`64`), a percentage (`20%`) or `all`; a list of either over the layers; rules",
-            }
-        ),
+        Quantity | Graded, BeforeValidator(read_amount), PlainSerializer(plain), WithJsonSchema(AMOUNT_SCHEMA)
     ]
