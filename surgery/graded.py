@@ -1,42 +1,82 @@
-"""A number that differs from tensor to tensor: interpolated over the layers, or by rules for groups and names."""
+"""Numbers and amounts that differ from tensor to tensor: interpolated over the layers, or by rules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
+from surgery.quantity import QUANTITY_SCHEMAS, Quantity, QuantityField
 from surgery.select import Select, resolve
-from surgery.wording import show
+from surgery.wording import quoted, show
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from surgery.anatomy import Anatomy
 
 VALUE = "value"
-EXPECTED = (
-    "a number, a list of numbers that is interpolated over the layers, or rules such as "
-    "`[{tensors: mlp, value: 0.5}, {value: 1}]`, of which a tensor gets the first that selects it"
-)
 
 
-class Rule(Select):
+class _Rule(Select):
+    """What is selected, and its values."""
+
+    value: tuple[Any, ...]
+
+    def _between(self, depth: Fraction) -> tuple[Any, Any, Fraction]:
+        """The values on either side of a depth, and how far it lies from the first to the second."""
+        scaled = depth * (len(self.value) - 1)
+        below = int(scaled)
+        return self.value[below], self.value[min(below + 1, len(self.value) - 1)], scaled - below
+
+
+class Rule(_Rule):
     """The value of the tensors that it selects: one number, or several that are interpolated over their layers."""
 
     value: tuple[float, ...]
 
-    def at(self, depth: float) -> float:
+    def at(self, depth: Fraction) -> float:
         """The value at a depth between 0, the first layer, and 1, the last."""
-        scaled = depth * (len(self.value) - 1)
-        below = min(int(scaled), len(self.value) - 1)
-        above = min(below + 1, len(self.value) - 1)
-        part = scaled - below
-        return (1 - part) * self.value[below] + part * self.value[above]
+        below, above, part = self._between(depth)
+        return float((1 - part) * Fraction(below) + part * Fraction(above))
+
+
+class AmountRule(_Rule):
+    """The amount of the tensors that it selects: one, or several percentages, or several counts."""
+
+    value: tuple[QuantityField, ...]
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        if len({amount.count is None for amount in self.value}) > 1:
+            raise ValueError(
+                f"found counts and percentages together: {quoted(map(str, self.value))}; between them nothing is "
+                "defined: expected one or the other, such as `0%` for `0`"
+            )
+        return self
+
+    def at(self, depth: Fraction) -> Quantity:
+        """The amount at a depth: percentages are interpolated exactly, counts rounded half up."""
+        below, above, part = self._between(depth)
+        if below.count is None:
+            return Quantity(percent=(1 - part) * below.percent + part * above.percent)
+        return Quantity(count=math.floor((1 - part) * below.count + part * above.count + Fraction(1, 2)))
 
 
 class Graded(BaseModel):
-    """A number for every tensor, by the first of the rules that selects it.
+    """A number, or an amount, for every tensor, by the first of the rules that selects it.
 
     The depth of a tensor in layer i of n is i / (n - 1), or 1 in a stack of one layer; outside of every stack it is 0,
     as mergekit has it.
@@ -44,51 +84,51 @@ class Graded(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...] | tuple[AmountRule, ...]
 
-    def table(self, anatomy: Anatomy, names: Iterable[str]) -> dict[str, float]:
-        """The number of each of the tensors that a rule selects. Raises ValueError for a rule that selects nothing."""
-        found: dict[str, float] = {}
+    def table(self, anatomy: Anatomy, names: Iterable[str]) -> dict[str, float | Quantity]:
+        """The value of each of the tensors that a rule selects. Raises ValueError for a rule that selects nothing."""
+        found: dict[str, float | Quantity] = {}
         everything = list(names)
         for rule in self.rules:
+            by_layer: dict[tuple[str, int] | None, float | Quantity] = {}
             for name in resolve(rule, anatomy, everything):
-                found.setdefault(name, rule.at(_depth(anatomy, name)))
+                layer = anatomy.layer_of(name)
+                if layer not in by_layer:
+                    by_layer[layer] = rule.at(_depth(anatomy, layer))
+                found.setdefault(name, by_layer[layer])
         return found
 
     @property
-    def values(self) -> Iterator[float]:
-        """All numbers that are written down."""
+    def values(self) -> Iterator[Any]:
+        """All numbers, or amounts, that are written down."""
         return (value for rule in self.rules for value in rule.value)
 
     def plain(self) -> list[Any]:
         """As a recipe writes it."""
         if self.rules[0].model_fields_set == {VALUE} and len(self.rules) == 1:
-            return list(self.rules[0].value)
+            return list(self.rules[0].model_dump(mode="json")[VALUE])
         return [rule.model_dump(mode="json", exclude_unset=True) for rule in self.rules]
 
 
-def _depth(anatomy: Anatomy, name: str) -> float:
-    place = anatomy.layer_of(name)
-    if place is None:
-        return 0.0
-    last = anatomy.stacks[place[0]].layers - 1
-    return place[1] / last if last else 1.0
+def _depth(anatomy: Anatomy, layer: tuple[str, int] | None) -> Fraction:
+    if layer is None:
+        return Fraction(0)
+    stack, index = layer
+    last = anatomy.stacks[stack].layers - 1
+    return Fraction(index, last) if last else Fraction(1)
 
 
 def read_number(value: object) -> float | Graded:
     """A number, or what differs from tensor to tensor, from plain data. Raises ValueError."""
-    if isinstance(value, Graded):
-        return value
-    if is_number(value):
-        return _finite(value)
-    if isinstance(value, Mapping):
-        return Graded(rules=(_rule(value),))
-    if isinstance(value, list | tuple) and value:
-        if all(isinstance(item, Mapping) for item in value):
-            return Graded(rules=tuple(_rule(item) for item in value))
-        if all(is_number(item) for item in value):
-            return Graded(rules=(Rule(value=tuple(_finite(item) for item in value)),))
-    raise ValueError(f"found {show(value)}; expected {EXPECTED}")
+    return _finite(value) if is_number(value) else _graded(value, _NUMBERS)
+
+
+def read_amount(value: object) -> Quantity | Graded:
+    """A count or percentage, or what differs from tensor to tensor, from plain data. Raises ValueError."""
+    if isinstance(value, Graded | Mapping | list | tuple):
+        return _graded(value, _AMOUNTS)
+    return Quantity.parse(value)
 
 
 def is_number(value: object) -> bool:
@@ -96,19 +136,9 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _rule(data: Mapping[str, Any]) -> Rule:
-    if VALUE not in data:
-        raise ValueError(f"`{VALUE}` is missing in a rule; expected {EXPECTED}")
-    given = data[VALUE]
-    values = given if isinstance(given, list | tuple) else [given]
-    if not values or not all(is_number(item) for item in values):
-        raise ValueError(f"found {show(given)} for `{VALUE}`; expected a number, or a list of numbers")
-    unknown = [key for key in data if key != VALUE and key not in Select.model_fields]
-    if unknown:
-        known = ", ".join([VALUE, *Select.model_fields])
-        raise ValueError(f"unknown key {show(unknown[0])} in a rule; expected {known}")
-    texts = {key: [data[key]] for key in ("tensors", "exclude") if isinstance(data.get(key), str)}
-    return Rule.model_validate({**data, **texts, VALUE: [_finite(item) for item in values]})
+def written(value: Any) -> Sequence[Any]:
+    """All numbers, or amounts, that are written down: of what differs from tensor to tensor, several."""
+    return tuple(value.values) if isinstance(value, Graded) else (value,)
 
 
 def _finite(value: Any) -> float:
@@ -117,11 +147,70 @@ def _finite(value: Any) -> float:
     return float(value)
 
 
+@dataclass(frozen=True, slots=True)
+class _Notation:
+    """How single values are recognised and read, what holds them, and their name."""
+
+    is_one: Callable[[object], bool]
+    read: Callable[[Any], object]
+    rule: type[_Rule]
+    one: str
+    several: str
+    example: str
+
+    @property
+    def expected(self) -> str:
+        return (
+            f"{self.one}, a list of {self.several} that is interpolated over the layers, or rules such as "
+            f"`{self.example}`, of which a tensor gets the first that selects it"
+        )
+
+
+_NUMBERS = _Notation(is_number, _finite, Rule, "a number", "numbers", "[{tensors: mlp, value: 0.5}, {value: 1}]")
+_AMOUNTS = _Notation(
+    lambda value: isinstance(value, int | str | Quantity) and not isinstance(value, bool),
+    Quantity.parse,
+    AmountRule,
+    "a count, a percentage",
+    "either",
+    "[{tensors: mlp, value: 5%}, {value: 20%}]",
+)
+
+
+def _graded(value: object, notation: _Notation) -> Graded:
+    if isinstance(value, Graded):
+        return value
+    if isinstance(value, Mapping):
+        return Graded(rules=(_rule(value, notation),))
+    if isinstance(value, list | tuple) and value:
+        if all(isinstance(item, Mapping) for item in value):
+            return Graded(rules=tuple(_rule(item, notation) for item in value))
+        if all(notation.is_one(item) for item in value):
+            return Graded(rules=(_rule({VALUE: value}, notation),))
+    raise ValueError(f"found {show(value)}; expected {notation.expected}")
+
+
+def _rule(data: Mapping[str, Any], notation: _Notation) -> Any:
+    if VALUE not in data:
+        raise ValueError(f"`{VALUE}` is missing in a rule; expected {notation.expected}")
+    given = data[VALUE]
+    values = given if isinstance(given, list | tuple) else [given]
+    if not values or not all(notation.is_one(item) for item in values):
+        expected = f"{notation.one}, or a list of {notation.several}"
+        raise ValueError(f"found {show(given)} for `{VALUE}`; expected {expected}")
+    unknown = [key for key in data if key != VALUE and key not in Select.model_fields]
+    if unknown:
+        known = ", ".join([VALUE, *Select.model_fields])
+        raise ValueError(f"unknown key {show(unknown[0])} in a rule; expected {known}")
+    texts = {key: [data[key]] for key in ("tensors", "exclude") if isinstance(data.get(key), str)}
+    return notation.rule.model_validate({**data, **texts, VALUE: [notation.read(item) for item in values]})
+
+
 def within(low: float = -math.inf, high: float = math.inf, *, strictly: bool = False) -> AfterValidator:
     """Checks that every number written down lies between two bounds, or strictly between."""
 
     def check(value: float | Graded) -> float | Graded:
-        for number in value.values if isinstance(value, Graded) else (value,):
+        for number in written(value):
             if not low <= number <= high or (strictly and number in (low, high)):
                 raise ValueError(f"found {show(number)}; expected {_bounds(low, high, strictly=strictly)}")
         return value
@@ -137,24 +226,38 @@ def _bounds(low: float, high: float, *, strictly: bool) -> str:
     return f"a number between {low:g} and {high:g}" + (", and neither of them" if strictly else "")
 
 
-Numbers = Mapping[Graded, float]
+Numbers = Mapping[Graded, float | Quantity]
 
-_NUMBER = {"type": "number"}
-_VALUE = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minItems": 1}]}
-NUMBER_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        *_VALUE["anyOf"],
-        {"type": "array", "minItems": 1, "items": {"type": "object", "required": [VALUE]}},
-        {"type": "object", "required": [VALUE]},
-    ]
-}
 
-if TYPE_CHECKING:
-    Number = float  # what an operation holds once it is resolved for a tensor
+def _graded_schema(one: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "anyOf": [
+            *one,
+            {"type": "array", "items": {"anyOf": one} if len(one) > 1 else one[0], "minItems": 1},
+            {"type": "array", "minItems": 1, "items": {"type": "object", "required": [VALUE]}},
+            {"type": "object", "required": [VALUE]},
+        ]
+    }
+
+
+NUMBER_SCHEMA = _graded_schema([{"type": "number"}])
+AMOUNT_SCHEMA = _graded_schema(QUANTITY_SCHEMAS)
+
+
+def plain(value: object) -> object:
+    """A number, an amount, or what differs from tensor to tensor, as a recipe writes it."""
+    if isinstance(value, Graded):
+        return value.plain()
+    return str(value) if isinstance(value, Quantity) else value
+
+
+if TYPE_CHECKING:  # what an operation holds once it is resolved for a tensor
+    Number = float
+    Amount = Quantity
 else:
     Number = Annotated[
-        float | Graded,
-        BeforeValidator(read_number),
-        PlainSerializer(lambda value: value.plain() if isinstance(value, Graded) else value),
-        WithJsonSchema(NUMBER_SCHEMA),
+        float | Graded, BeforeValidator(read_number), PlainSerializer(plain), WithJsonSchema(NUMBER_SCHEMA)
+    ]
+    Amount = Annotated[
+        Quantity | Graded, BeforeValidator(read_amount), PlainSerializer(plain), WithJsonSchema(AMOUNT_SCHEMA)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
@@ -59,17 +59,13 @@ class Quantity:
         return "all" if self.percent == 100 else f"{float(self.percent):.12f}".rstrip("0").rstrip(".") + "%"
 
 
+QUANTITY_SCHEMAS: list[dict[str, Any]] = [
+    {"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
+    {"type": "string", "pattern": QUANTITY_PATTERN},
+]
 QuantityField = Annotated[
     Quantity,
     BeforeValidator(Quantity.parse),
     PlainSerializer(str, return_type=str),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
-                {"type": "string", "pattern": QUANTITY_PATTERN},
-            ],
-            "description": "a count (`64`), a percentage (`20%`) or `all`",
-        }
-    ),
+    WithJsonSchema({"anyOf": QUANTITY_SCHEMAS, "description": "a count (`64`), a percentage (`20%`) or `all`"}),
 ]

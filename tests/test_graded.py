@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 import surgery
 from surgery.errors import PlanError, RecipeError
+from surgery.quantity import Quantity
 from tests.pairs import llama, near, read, write
 
 LAYERS = 5
@@ -125,3 +127,105 @@ def test_a_measured_operation_reads_twice(pair: tuple[Path, Path], tmp_path: Pat
     first = surgery.apply({**head, "steps": [half]}, pair, tmp_path / "first")
     second = surgery.apply({**head, "steps": [slerp]}, [pair[0], first.out], tmp_path / "second", workers=1)
     assert all(torch.equal(x, read(second.out)[name]) for name, x in read(both.out).items())
+
+
+def restored(pair: tuple[Path, Path], head: Any, **more: Any) -> dict[str, Quantity]:
+    """The head with which each matrix is restored."""
+    step = {"op": "restore_directions", "from": "base", "head": head, **more}
+    plan = surgery.plan({"name": "x", "models": ["base", "sft"], "steps": [step]}, pair)
+    return {tensor.slot.name: op.head for tensor in plan.tensors for op in tensor.ops}
+
+
+def test_percentages_are_interpolated_exactly(pair: tuple[Path, Path]) -> None:
+    """5 % to 20 % in five layers: 8.75 %, 12.5 % and 16.25 % between; `all` is 100 %."""
+    heads = restored(pair, ["5%", "20%"])
+    assert len(heads) == 7 * LAYERS
+    for name, head in heads.items():
+        layer = int(name.split(".")[2])
+        assert head == Quantity(percent=5 + layer * Fraction(15, LAYERS - 1))
+    last = restored(pair, ["0.1%", "0%", "all"])
+    assert [last[f"model.layers.{i}.mlp.up_proj.weight"] for i in (1, 3)] == [
+        Quantity(percent=Fraction(1, 20)),
+        Quantity(percent=Fraction(50)),
+    ]
+
+
+def test_counts_are_rounded(pair: tuple[Path, Path]) -> None:
+    """1 to 4 in five layers: 1.75, 2.5 and 3.25 between, half up."""
+    heads = restored(pair, [1, 4])
+    assert [heads[f"model.layers.{i}.mlp.up_proj.weight"].count for i in range(LAYERS)] == [1, 2, 3, 3, 4]
+
+
+def test_amounts_by_rules(pair: tuple[Path, Path]) -> None:
+    """Counts for some tensors, percentages for others, lists among them; a plain amount is the same for all."""
+    heads = restored(pair, [{"tensors": "mlp", "value": 3}, {"value": ["10%", "all"]}])
+    assert {head for name, head in heads.items() if "mlp" in name} == {Quantity(count=3)}
+    assert heads["model.layers.4.self_attn.q_proj.weight"] == Quantity.parse("all")
+    assert set(restored(pair, "20%").values()) == {Quantity.parse("20%")}
+
+
+def test_amounts_read_back(pair: tuple[Path, Path]) -> None:
+    """The canonical recipe means the same plan, and one without grades is what it was before there were any."""
+    rules = [{"tensors": ["mlp"], "value": ["5%", "20%"]}, {"value": 3}]
+    for head, canonical in (
+        (rules, [{"tensors": ["mlp"], "value": ["5%", "20%"]}, {"value": ["3"]}]),
+        (["5%", "all"], ["5%", "all"]),
+        ("20%", "20%"),
+        (64, "64"),
+    ):
+        step = {"op": "restore_directions", "from": "base", "head": head}
+        plan = surgery.plan({"name": "x", "models": ["base", "sft"], "steps": [step]}, pair)
+        assert plan.recipe.canonical()["steps"][0]["head"] == canonical
+        assert surgery.plan(plan.recipe.canonical(), pair) == plan
+
+
+def test_nothing_is_restored_where_the_head_is_0(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """A head that grows from 0 leaves the first layer as it is; the others are those of the same constant head."""
+    head = {"name": "x", "models": ["base", "sft"]}
+    step = {"op": "restore_directions", "from": "base"}
+    surgery.apply({**head, "steps": [{**step, "head": ["0%", "40%"]}]}, pair, tmp_path / "graded")
+    surgery.apply({**head, "steps": [{**step, "head": "20%"}]}, pair, tmp_path / "constant")
+    graded, constant, sft = read(tmp_path / "graded"), read(tmp_path / "constant"), read(pair[1])
+    for name, tensor in graded.items():
+        if "layers.0." in name:
+            assert torch.equal(tensor, sft[name])
+        if "layers.2." in name:
+            assert torch.equal(tensor, constant[name])
+
+
+def test_ranks_may_be_graded(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of truncate_rank, too."""
+    step = {"op": "truncate_rank", "rank": [2, 6]}
+    surgery.apply({"name": "x", "models": ["sft"], "steps": [step]}, [pair[1]], tmp_path / "out")
+    out = read(tmp_path / "out")
+    ranks = [
+        int(torch.linalg.matrix_rank(out[f"model.layers.{i}.mlp.up_proj.weight"], rtol=1e-4)) for i in range(LAYERS)
+    ]
+    assert ranks == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (["5%", 64], "found counts and percentages together: `5%`, `64`; between them nothing is defined"),
+        ([{"value": [0, "20%"]}], "found counts and percentages together: `0`, `20%`"),
+        ([], "found an empty list; expected a count, a percentage, a list of either"),
+        ([5, True], "found a list; expected a count, a percentage"),
+        (["5%", "20"], "found counts and percentages together"),
+        (["5%", "x"], "found `x`; expected a count such as `64`, a percentage"),
+        (0.2, "found `0.2`; expected a count such as `64`, a percentage"),
+        ([{"tensors": "mlp"}], "`value` is missing in a rule"),
+        (["0%", "0%"], "`head` and `tail` are both 0"),
+    ],
+)
+def test_what_is_no_amount(pair: tuple[Path, Path], head: Any, message: str) -> None:
+    """It is found in the recipe."""
+    with pytest.raises(RecipeError, match=message):
+        restored(pair, head)
+
+
+def test_a_rank_of_0_is_refused_in_any_layer(pair: tuple[Path, Path]) -> None:
+    """It would erase a matrix."""
+    step = {"op": "truncate_rank", "rank": [0, 6]}
+    with pytest.raises(RecipeError, match="found 0, which would erase the matrices"):
+        surgery.plan({"name": "x", "models": ["sft"], "steps": [step]}, [pair[1]])

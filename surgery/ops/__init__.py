@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Union, get_args
 
 from pydantic import Field
 
+from surgery.ops.arcee_fusion import ArceeFusion
 from surgery.ops.base import Op
 from surgery.ops.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from surgery.ops.consensus import Consensus
 from surgery.ops.dare import DareLinear, DareTies
 from surgery.ops.della import Della, DellaLinear
 from surgery.ops.emr import Emr
+from surgery.ops.karcher import Karcher
 from surgery.ops.linear import Linear
+from surgery.ops.lines import Lines
+from surgery.ops.model_stock import ModelStock
+from surgery.ops.multislerp import MultiSlerp
+from surgery.ops.nearswap import NearSwap
+from surgery.ops.nuslerp import NuSlerp
+from surgery.ops.passthrough import Passthrough
 from surgery.ops.ram import Ram, RamPlus
 from surgery.ops.reset_layers import ResetLayers
 from surgery.ops.restore_directions import RestoreDirections
@@ -23,6 +31,7 @@ from surgery.ops.swap_directions import SwapDirections
 from surgery.ops.task_arithmetic import TaskArithmetic
 from surgery.ops.ties import Ties
 from surgery.ops.truncate_rank import TruncateRank
+from surgery.ops.wise_ft import WiseFt
 
 __all__ = ["OPS", "Step"]
 
@@ -34,6 +43,15 @@ _TABLE: tuple[type[Op], ...] = (
     TruncateRank,
     Linear,
     Slerp,
+    NuSlerp,
+    MultiSlerp,
+    Karcher,
+    ModelStock,
+    NearSwap,
+    ArceeFusion,
+    Passthrough,
+    WiseFt,
+    Lines,
     TaskArithmetic,
     Ties,
     DareLinear,

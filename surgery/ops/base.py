@@ -46,7 +46,8 @@ class Op(BaseModel):
     - `rows`: likewise of the same row, along the last dimension; pieces are 2-D, a vector is one row.
     - `matrix`: pieces are whole 2-D matrices (a 3-D stack of experts one by one); 1-D tensors are outside.
 
-    A field that is a `surgery.graded.Number` is a `float` once `at` has resolved it for a tensor.
+    A field that is a `Number` of `surgery.graded` is a `float` once `at` has resolved it for a tensor, one that is an
+    `Amount` a `Quantity`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)

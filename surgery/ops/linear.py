@@ -11,7 +11,7 @@ from pydantic import Field, WithJsonSchema, model_validator
 
 from surgery.graded import NUMBER_SCHEMA, Graded, Number, is_number, read_number
 from surgery.ops.base import RESULT
-from surgery.ops.merge import MergeOp
+from surgery.ops.merge import VANISHING_SUM, MergeOp
 from surgery.wording import show
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from surgery.spectral.decomposer import Decomposer
 
 REST = "rest"  # the weight that brings the sum to 1
-VANISHING_SUM = 1e-6  # relative to sum |w|: dividing by less than this amplifies rounding errors of bf16 by 10^4
 
 LARGEST = float.fromhex("0x1.fffffep127")  # of float32, in which the sum is computed
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from surgery.ops.combination import Coefficient
     from surgery.ops.whole import Piece
 
 PER_MODEL = ("weights", "density", "gamma", "epsilon")
+VANISHING_SUM = 1e-6  # relative to sum |w|: dividing by less than this amplifies rounding errors of bf16 by 10^4
 
 PerModel = Annotated[
     tuple[Number, ...],
@@ -84,29 +86,50 @@ class MergeOp(Op):
         return [of_role(piece, role) for role in self.models]
 
 
-class TaskVectorOp(MergeOp):
-    """A merge of task vectors d_i = W_i - b, the differences of `models` from the model `base`."""
+class VectorOp(MergeOp):
+    """A merge of the tensors W_i of `models` as vectors: W_i themselves, or with `base` their differences W_i - b."""
 
-    base: Role = Field(description="the role of the model that the others were made from")
+    base: Role | None = Field(
+        default=None,
+        description="the role from which differences are taken; default: the tensors are merged as such",
+    )
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
+    def _consistent(self) -> Self:
         if self.base in self.models:
             raise ValueError(f"`{self.base}` is the base and among `models`; its task vector is 0: leave it out there")
+        if not self.graded:
+            self.check()
         return self
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (self.base, *self.models)
+        return self.models if self.base is None else (self.base, *self.models)
+
+    def vectors(self, piece: Piece) -> list[Tensor]:
+        """What is merged, in the order of `models`: with a base, in memory of its own."""
+        if self.base is None:
+            return self.merged(piece)
+        b = of_role(piece, self.base)
+        return [W - b for W in self.merged(piece)]
+
+    def combined(self, piece: Piece, coefficients: Sequence[Coefficient]) -> Tensor:
+        """sum_i c_i W_i, or with a base b + sum_i c_i (W_i - b), in new memory."""
+        from surgery.ops.combination import combination, displaced
+
+        if self.base is None:
+            return combination(coefficients, self.merged(piece))
+        return displaced(of_role(piece, self.base), coefficients, self.merged(piece))
+
+
+class TaskVectorOp(VectorOp):
+    """A merge of task vectors d_i = W_i - b, the differences of `models` from the model `base`."""
+
+    base: Role = Field(description="the role of the model that the others were made from")
 
     def task_vectors(self, piece: Piece) -> tuple[Tensor, list[Tensor]]:
         """b and the task vectors, the latter in memory of their own."""
-        b = of_role(piece, self.base)
-        return b, [W - b for W in self.merged(piece)]
-
-    def vectors(self, piece: Piece) -> list[Tensor]:
-        """The task vectors alone."""
-        return self.task_vectors(piece)[1]
+        return of_role(piece, self.base), self.vectors(piece)
 
 
 def each_within(low: float = -math.inf, high: float = math.inf) -> AfterValidator:
@@ -124,6 +147,14 @@ def each_within(low: float = -math.inf, high: float = math.inf) -> AfterValidato
 def of_role(piece: Piece, role: str) -> Tensor:
     """The tensor of a role; that of `result` is the running one."""
     return piece.W if role == RESULT else piece.sources[role]
+
+
+def normalized(weights: Sequence[float]) -> list[float]:
+    """w_i / sum_j w_j. Raises ValueError where the weights sum to about 0."""
+    total = math.fsum(weights)
+    if abs(total) <= VANISHING_SUM * math.fsum(abs(w) for w in weights):
+        raise ValueError(f"the weights {list(weights)} sum to {total:g}, and would be divided by that; change them")
+    return [w / total for w in weights]
 
 
 def per_model(models: Sequence[str], value: object, noun: str) -> list[tuple[str, object]]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from surgery.graded import Amount, written
 from surgery.ops.base import RESULT
 from surgery.ops.spectral import TwoModelOp
-from surgery.quantity import Quantity, QuantityField
+from surgery.quantity import Quantity
 from surgery.spectral import cost
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ class RestoreDirections(TwoModelOp):
     """
 
     op: Literal["restore_directions"]
-    head: QuantityField = Field(
+    head: Amount = Field(
         description="how many leading directions are restored: a count, a percentage of min(rows, cols), or `all`"
     )
-    tail: QuantityField = Field(default=Quantity(count=0), description="how many trailing directions are restored")
+    tail: Amount = Field(default=Quantity(count=0), description="how many trailing directions are restored")
     singular_values: Literal["start", "from"] = Field(
         default="start", description="whose values the restored directions get: those of the edited model, or of `from`"
     )
@@ -47,7 +48,7 @@ class RestoreDirections(TwoModelOp):
 
     @model_validator(mode="after")
     def _restores_something(self) -> RestoreDirections:
-        if self.head.of(1) + self.tail.of(1) == 0:
+        if not any(amount.of(1) for amount in (*written(self.head), *written(self.tail))):
             raise ValueError(
                 "`head` and `tail` are both 0, so nothing would be restored; give one of them a count or a percentage"
             )
@@ -66,6 +67,8 @@ class RestoreDirections(TwoModelOp):
         b = self._finite_source(W, sources)
         n = min(W.shape)
         head, tail = self._counts(W.shape)
+        if head + tail == 0:  # where they are graded from 0 on
+            return W.clone()
         if head + tail >= n:
             return b.clone() if self.singular_values == "from" else self._with_values(b, W, decomposer)
         if self.orthogonalize == "polar":
@@ -82,6 +85,8 @@ class RestoreDirections(TwoModelOp):
 
     def decomposes(self, shape: tuple[int, int]) -> Mapping[str, tuple[int, int]]:
         n, (head, tail) = min(shape), self._counts(shape)
+        if head + tail == 0:
+            return {}
         if head + tail >= n:
             return {} if self.singular_values == "from" else {self.from_: (n, 0), RESULT: (0, 0)}
         asked = (n, 0) if self.orthogonalize == "polar" else (head, tail)

@@ -55,7 +55,7 @@ def slerp_coefficients(t: float, products: np.ndarray) -> tuple[float, float]:
     norms = [math.sqrt(products[i, i]) for i in range(2)]
     if min(norms) <= TINY:
         return 1 - t, t
-    cosine = max(-1.0, min(1.0, products[0, 1] / (norms[0] * norms[1])))
+    cosine = max(-1.0, min(1.0, float(products[0, 1]) / (norms[0] * norms[1])))
     if abs(cosine) > COLLINEAR:
         return 1 - t, t
     angle = math.acos(cosine)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from surgery.graded import Number
-from surgery.ops.linear import VANISHING_SUM
-from surgery.ops.merge import PerModel, TaskVectorOp, each_within
+from surgery.ops.merge import VANISHING_SUM, PerModel, TaskVectorOp, each_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Self
 
     from torch import Tensor
 
@@ -38,12 +36,6 @@ class TaskVectorSum(TaskVectorOp):
     weights: PerModel = Field(default=1.0, validate_default=True, description="one weight a model; 1 if omitted")
     normalize: bool = Field(default=False, description="divide by the sum of the weights")
     lambda_: Number = Field(default=1.0, alias="lambda", description="the factor of the merged task vector")
-
-    @model_validator(mode="after")
-    def _together(self) -> Self:
-        if not self.graded:
-            self.check()
-        return self
 
     def check(self) -> None:
         if self.normalize and not self.elects:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from surgery.graded import Amount, written
 from surgery.ops.base import RESULT
 from surgery.ops.spectral import EDITED, SpectralOp
-from surgery.quantity import Quantity, QuantityField
+from surgery.quantity import Quantity
 from surgery.spectral import cost
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _keeps_something(rank: Quantity) -> Quantity:
-    if rank.of(1) == 0:
+    if not all(amount.of(1) for amount in written(rank)):
         raise ValueError("found 0, which would erase the matrices; expected at least 1, or a percentage above 0%")
     return rank
 
@@ -31,7 +32,7 @@ class TruncateRank(SpectralOp):
     """
 
     op: Literal["truncate_rank"]
-    rank: Annotated[QuantityField, AfterValidator(_keeps_something)] = Field(
+    rank: Annotated[Amount, AfterValidator(_keeps_something)] = Field(
         description="how many leading triplets are kept: a count, a percentage of min(rows, cols), or `all`"
     )
 

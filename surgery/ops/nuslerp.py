@@ -1,0 +1,69 @@
+"""Spherical interpolation of tensors, rows or columns, of two models or of their task vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from surgery.ops.base import Kind, Role
+from surgery.ops.geometric import Each, GeometricOp
+from surgery.ops.merge import PerModel, normalized
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COLLINEAR = 1e-6  # of sin^2: up to this distance from 0 the straight line is the arc to 1e-7; at pi no arc is known
+
+
+class NuSlerp(GeometricOp):
+    """v = sin((1 - t) a) / sin(a) v_0 + sin(t a) / sin(a) v_1, with t = w_1 / (w_0 + w_1), a the angle of v_0 and v_1.
+
+    v_i are the tensors W_i, and W' = v; with `base` v_i = W_i - b, and W' = b + v. The `angles` are those of whole
+    `tensors`, taken as vectors, or one for each of the `rows`, or of the `columns`. Columns run through all dimensions
+    but the last (of a stack of matrices, through all of them). A tensor of one dimension has one angle in any case.
+
+    Where v_0 and v_1 are parallel or opposite, v = (1 - t) v_0 + t v_1. A vector that is 0 is at a right angle to every
+    other. Weights that sum to 0 are refused (mergekit takes t = 1/2). Source: mergekit's nuslerp, whose
+    `nuslerp_flatten: true`, its default, is `angles: tensors`; with `nuslerp_flatten: false`, `nuslerp_row_wise: false`
+    is `angles: rows`, and `nuslerp_row_wise: true` is `angles: columns`. The formula is Shoemake's, 1985.
+    """
+
+    kind: ClassVar[Kind] = "rows"
+
+    op: Literal["nuslerp"]
+    models: tuple[Role, Role] = Field(description="the roles of the two models, at t = 0 and at t = 1")
+    weights: PerModel = Field(
+        default=1.0, validate_default=True, description="one weight a model, of which t is the second's share"
+    )
+    angles: Each = Field(
+        default="tensors", description="what there is one angle for: whole tensors, each row, or each column"
+    )
+
+    def check(self) -> None:
+        self._t()
+
+    def _t(self) -> float:
+        return normalized(self.weights)[1]
+
+    @property
+    def each(self) -> Each:
+        return self.angles
+
+    def formula(self, products: Tensor) -> Tensor:
+        return arc(self._t(), products)
+
+
+def arc(t: float, products: Tensor) -> Tensor:
+    """The two factors of the formula, [2, ...], from the inner products [2, 2, ...] of the two vectors."""
+    import torch
+
+    from surgery.ops.geometry import lengths_and_cosines
+
+    _, cosines = lengths_and_cosines(products)
+    cosine = cosines[0, 1]
+    straight = 1 - cosine**2 <= COLLINEAR
+    angle = cosine.where(~straight, 0.0).acos()
+    curved = torch.stack([((1 - t) * angle).sin(), (t * angle).sin()]) / angle.sin()
+    line = torch.stack([torch.full_like(angle, 1 - t), torch.full_like(angle, t)])
+    return torch.where(straight, line, curved)

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from surgery.ops.passthrough import Passthrough
+from tests.ops.whole import edited
+
+TENSOR = torch.randn(30, 20, generator=torch.Generator().manual_seed(23))
+
+
+def passthrough(**more: Any) -> Passthrough:
+    return Passthrough.model_validate({"op": "passthrough", "models": ["sft"], **more})
+
+
+def test_without_a_scale_it_is_the_model():
+    """Bit by bit, whatever the running tensor holds."""
+    assert torch.equal(edited(passthrough(), torch.full_like(TENSOR, torch.nan), {"sft": TENSOR}, elements=7), TENSOR)
+    assert not passthrough().uses_result
+
+
+@pytest.mark.parametrize("scale", [0, -1.5, 0.3])
+def test_scale(scale: float):
+    """Every entry is multiplied."""
+    found = edited(passthrough(scale=scale), TENSOR, {"sft": TENSOR}, elements=7)
+    assert torch.allclose(found.double(), scale * TENSOR.double(), atol=1e-7)
+
+
+def test_one_model_passes():
+    """Two are refused."""
+    with pytest.raises(ValidationError, match="at most 1"):
+        passthrough(models=["base", "sft"])
