@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Union, get_args
 from pydantic import Field
 
 from surgery.ops.base import Op
+from surgery.ops.iso import IsoC, IsoCts
+from surgery.ops.knots import Knots
 from surgery.ops.linear import Linear
 from surgery.ops.reset_layers import ResetLayers
 from surgery.ops.restore_directions import RestoreDirections
 from surgery.ops.restore_values import RestoreValues
 from surgery.ops.slerp import Slerp
+from surgery.ops.suppress_intruders import SuppressIntruders
 from surgery.ops.swap_directions import SwapDirections
 from surgery.ops.truncate_rank import TruncateRank
+from surgery.ops.tsv import Tsv
 
 __all__ = ["OPS", "Step"]
 
@@ -25,6 +29,11 @@ _TABLE: tuple[type[Op], ...] = (
     TruncateRank,
     Linear,
     Slerp,
+    Tsv,
+    IsoC,
+    IsoCts,
+    Knots,
+    SuppressIntruders,
 )
 OPS: dict[str, type[Op]] = {get_args(op.model_fields["op"].annotation)[0]: op for op in _TABLE}
 
