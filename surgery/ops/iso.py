@@ -59,8 +59,8 @@ class IsoCts(_Iso):
     of a task, w_i (d_i - U_c U_c^T d_i). U' is the matrix with orthonormal columns that is nearest to [U_1 ... U_k
     U_c], V' likewise, and s the mean of all their singular values. c is `common`, up to rounding: t = (n - c) / k is
     rounded, and c = n - k t, n = min(rows, cols). With t = 0, `common: all` say, and with one model this is `iso_c`.
-    Directions whose value is 0 up to rounding are left out, as there. Where those of several tasks depend on each other,
-    see `tsv`. Source: Marczak et al. 2025, No Task Left Behind (Iso-CTS), arXiv 2502.04959.
+    Directions whose value is 0 up to rounding are left out, as there. Where those of several tasks depend on each
+    other, see `tsv`. Source: Marczak et al. 2025, No Task Left Behind (Iso-CTS), arXiv 2502.04959.
     """
 
     op: Literal["iso_cts"]

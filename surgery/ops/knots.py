@@ -39,8 +39,8 @@ class Knots(SpectralMergeOp):
     - `linear`: C = sum_i w_i C_i; with density 1 that is task arithmetic, as U U^T d_i = d_i.
 
     The signs of U's columns cancel. Directions whose value is 0 up to rounding are left out, as they are arbitrary; of
-    equal singular values any basis may come out, and `ties` depends on it. The paper writes of V_i, its code merges S V_i,
-    as here; only what `density` keeps depends on that. There the entries of all matrices compete, here those of one.
+    equal singular values any basis may come out, and `ties` depends on it. The paper writes of V_i, its code merges
+    S V_i, as here; only what `density` keeps depends on that. There the entries of all matrices compete, here of one.
     Sources: Stoica et al. 2024, Model merging with SVD to tie the Knots (KnOTS), arXiv 2410.19735; Yadav et al. 2023,
     TIES-Merging, arXiv 2306.01708.
     """

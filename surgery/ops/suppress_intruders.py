@@ -31,8 +31,8 @@ class SuppressIntruders(TwoModelOp):
 
     u_j is an intruder when max_i |cos(u_j, u_b,i)| < `threshold`, where u_b,i are the left singular vectors of b, the
     tensor of the model `from`, less those whose value is 0 up to rounding. scale 0, the default, removes intruders, 1
-    keeps them. Without intruders W' = W. Where b is 0 all directions are intruders. Source: Shuttleworth et al. 2024, LoRA
-    vs Full Fine-tuning: An Illusion of Equivalence, arXiv 2410.21228; threshold and head are its code's.
+    keeps them. Without intruders W' = W. Where b is 0 all directions are intruders. Source: Shuttleworth et al. 2024,
+    LoRA vs Full Fine-tuning: An Illusion of Equivalence, arXiv 2410.21228; threshold and head are its code's.
     """
 
     op: Literal["suppress_intruders"]

@@ -32,17 +32,18 @@ DEPENDENT = 1e-5
 def decorrelated(parts: Sequence[Triplets]) -> Triplets:
     """[U_1 ... U_k] and [V_1 ... V_k] with their columns made orthonormal, and all values, in that order.
 
-    Together the parts have at most min(m, n) triplets; with none the result has none. Raises NumericalError when
-    nothing converges.
+    Together the parts have at most min(m, n) triplets; with none the result has none. One part alone is the result.
+    Raises NumericalError when nothing converges.
     """
+    parts = [part for part in parts if len(part.S)] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
     U, S, V = (torch.cat([getattr(part, name) for part in parts], dim=-1) for name in ("U", "S", "V"))
     return Triplets(_whitened(U), S, _whitened(V))
 
 
 def _whitened(X: Tensor) -> Tensor:
     """X (X^T X)^{-1/2} in X's dtype."""
-    if not X.shape[1]:
-        return X
     values, Q = _eigenpairs(symmetric(gram(X, torch.float64)))
     kept = values > DEPENDENT * DEPENDENT * values[-1]
     values, Q = values[kept], Q[:, kept]

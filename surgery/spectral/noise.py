@@ -50,4 +50,4 @@ def noise_edge(S: Tensor, rows: int, cols: int) -> float:
 def rank_above_noise(S: Tensor, rows: int, cols: int) -> int:
     """How many of all singular values S lie above the edge."""
     edge = noise_edge(S, rows, cols)
-    return int((S > edge).sum())
+    return int((edge < S).sum())
