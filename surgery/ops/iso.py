@@ -18,18 +18,7 @@ if TYPE_CHECKING:
     from surgery.ops.whole import Piece
 
 
-class _Iso(SpectralMergeOp):
-    """The sum of the task vectors."""
-
-    def _total(self, piece: Piece) -> Tensor:
-        vectors = self.weighted(piece)
-        total = next(vectors)
-        for d in vectors:
-            total.add_(d)
-        return total
-
-
-class IsoC(_Iso):
+class IsoC(SpectralMergeOp):
     """W' = b + alpha s U V^T with the mean s of the singular values of D = sum_i w_i (W_i - b) = U S V^T.
 
     Every direction of the sum counts alike. Those whose value is 0 up to rounding are arbitrary: they are left out, and
@@ -43,7 +32,7 @@ class IsoC(_Iso):
         from surgery.spectral.rank import meaningful_triplets
         from surgery.spectral.restore import flat
 
-        return flat(meaningful_triplets(self._total(piece), min(piece.W.shape), piece.decomposer))
+        return flat(meaningful_triplets(self.total(piece), min(piece.W.shape), piece.decomposer))
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return cost.merge(shape, min(shape), 0)
@@ -52,7 +41,7 @@ class IsoC(_Iso):
         return cost.flops(shape, min(shape), matrices=1) + 3 * len(self.models) * math.prod(shape)
 
 
-class IsoCts(_Iso):
+class IsoCts(SpectralMergeOp):
     """W' = b + alpha s U' V'^T: `iso_c` with the weakest directions of the sum replaced by those of single tasks.
 
     U_c, V_c are the leading c directions of D = sum_i w_i d_i, d_i = W_i - b; U_i, V_i the leading t of what D's leave
@@ -81,7 +70,7 @@ class IsoCts(_Iso):
         from surgery.spectral.restore import flat
 
         common, own = self._ranks(piece.W.shape)
-        shared = meaningful_triplets(self._total(piece), common, piece.decomposer)
+        shared = meaningful_triplets(self.total(piece), common, piece.decomposer)
         parts = []
         for d in self.weighted(piece):
             scale = float(d.norm())

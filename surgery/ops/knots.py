@@ -54,13 +54,13 @@ class Knots(SpectralMergeOp):
     def change(self, piece: Piece) -> Tensor:
         from surgery.spectral.rank import meaningful_triplets
 
+        if self._plain:
+            return self.total(piece)
         m, n = piece.W.shape
         joint = piece.W.new_empty(m, n * len(self.models))
         vectors = joint.tensor_split(len(self.models), dim=1)
         for place, d in zip(vectors, self.each(piece), strict=True):
             place.copy_(d)
-        if self.method == "linear" and min(self._kept) == 1:
-            return combination(self.factors, vectors)
         U = meaningful_triplets(joint, min(joint.shape), piece.decomposer).U
         coefficients = [_largest(U.mT @ d, share) for d, share in zip(vectors, self._kept, strict=True)]
         merge = _elected_mean if self.method == "ties" else combination
@@ -70,8 +70,15 @@ class Knots(SpectralMergeOp):
     def _kept(self) -> tuple[float, ...]:
         return self.density if self.density is not None else (1.0,) * len(self.models)
 
+    @property
+    def _plain(self) -> bool:
+        """Whether this is task arithmetic, for which nothing is decomposed."""
+        return self.method == "linear" and min(self._kept) == 1
+
     def workspace(self, shape: tuple[int, ...]) -> int:
         (m, n), k = shape, len(self.models)
+        if self._plain:
+            return cost.LIBRARY + 12 * m * n
         rank = min(m, k * n)
         joint = 4 * m * n * k
         merging = 4 * rank * n * (k + 7)
@@ -79,6 +86,8 @@ class Knots(SpectralMergeOp):
 
     def flops(self, shape: tuple[int, ...]) -> int:
         (m, n), k = shape, len(self.models)
+        if self._plain:
+            return 3 * k * m * n
         rank = min(m, k * n)
         return cost.flops((m, k * n), rank, matrices=1) + 2 * m * rank * n + 20 * k * rank * n
 

@@ -44,6 +44,14 @@ class SpectralMergeOp(TaskVectorOp):
         """D, in memory of its own. Raises NumericalError for NaN, infinity, or no convergence."""
         raise NotImplementedError
 
+    def total(self, piece: Piece) -> Tensor:
+        """sum_i w_i d_i."""
+        vectors = self.weighted(piece)
+        total = next(vectors)
+        for d in vectors:
+            total.add_(d)
+        return total
+
     def weighted(self, piece: Piece) -> Iterator[Tensor]:
         """w_i d_i, one after the other, each in memory of its own."""
         for weight, d in zip(self.factors, self.each(piece), strict=True):
