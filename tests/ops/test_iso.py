@@ -53,7 +53,7 @@ def test_iso_c_equals_the_formula(rows: int, cols: int, seed: int):
 
 
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30)])
-@pytest.mark.parametrize(("common", "c"), [("80%", 17), ("50%", 11), (2, 2), (0, 2), ("95%", 20)])
+@pytest.mark.parametrize(("common", "c"), [("80%", 17), ("50%", 11), (2, 2), (15, 14), (0, 2), ("95%", 20)])
 def test_iso_cts_equals_the_formula(shape: tuple[int, int], common: object, c: int):
     """Whatever is common, rounded so that the tasks have equal parts of the rest."""
     found = models(*shape)

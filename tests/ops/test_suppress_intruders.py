@@ -92,9 +92,9 @@ def test_only_the_head_is_looked_at():
 
 def test_a_base_of_zeros_knows_no_direction():
     """So every direction is an intruder, whatever vectors come out for the value 0."""
-    W, _ = intruded()
+    W = torch.diag(torch.arange(9.0, 1, -1))
     made = applied(W, torch.zeros_like(W), head=3)
-    assert torch.allclose(torch.linalg.svdvals(made)[:27], torch.linalg.svdvals(W)[3:], atol=1e-5)
+    assert torch.allclose(torch.linalg.svdvals(made)[:5], torch.linalg.svdvals(W)[3:], atol=1e-5)
 
 
 def test_infinity_is_refused():
