@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from surgery.graded import NUMBER_SCHEMA, VALUE, Number, is_number, read_number
+from surgery.graded import NUMBER_SCHEMA, VALUE, Number, is_number, read_number, within
 from surgery.ops.base import RESULT, Kind, Op, Role
 from surgery.wording import quoted, show
 
@@ -59,8 +60,10 @@ class MergeOp(Op):
     @classmethod
     def _in_order_of_models(cls, value: object, info: ValidationInfo) -> object:
         models: tuple[str, ...] | None = info.data.get("models")
-        if value is None or models is None:  # without models there is nothing to compare with: theirs is reported
+        if value is None:
             return None
+        if models is None:  # there is nothing to compare with: what is wrong with the models is reported
+            return ()
         return tuple(cls.read_value(name, each) for name, each in per_model(models, value, str(info.field_name)))
 
     @classmethod
@@ -100,6 +103,18 @@ class TaskVectorOp(MergeOp):
         """b and the task vectors, the latter in memory of their own."""
         b = of_role(piece, self.base)
         return b, [W - b for W in self.merged(piece)]
+
+
+def each_within(low: float = -math.inf, high: float = math.inf) -> AfterValidator:
+    """Checks that the numbers of every model lie between two bounds."""
+    bounds = within(low, high)
+
+    def check(values: tuple[Number, ...]) -> tuple[Number, ...]:
+        for value in values:
+            bounds.func(value)  # type: ignore[call-arg]  # it takes no ValidationInfo
+        return values
+
+    return AfterValidator(check)
 
 
 def of_role(piece: Piece, role: str) -> Tensor:

@@ -29,16 +29,17 @@ class SpectralMergeOp(TaskVectorOp):
     kind: ClassVar[Kind] = "matrix"
     natural: ClassVar[Select] = SpectralOp.natural
 
-    weights: PerModel | None = Field(default=None, description="the factor of each task vector; 1 if omitted")
+    weights: PerModel = Field(
+        default=1.0, validate_default=True, description="the factor of each task vector; 1 if omitted"
+    )
     alpha: Number = Field(default=1.0, description="the factor of what is added to the base")
 
-    @property
-    def factors(self) -> tuple[float, ...]:
-        """The w_i, in the order of `models`."""
-        return self.weights if self.weights is not None else (1.0,) * len(self.models)
-
     def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - of Op
-        return lambda piece: self.change(piece).mul_(self.alpha).add_(of_role(piece, self.base))
+        return lambda piece: self.onto_base(piece, self.change(piece))
+
+    def onto_base(self, piece: Piece, change: Tensor) -> Tensor:
+        """b + alpha D, in D's memory."""
+        return change.mul_(self.alpha).add_(of_role(piece, self.base))
 
     def change(self, piece: Piece) -> Tensor:
         """D, in memory of its own. Raises NumericalError for NaN, infinity, or no convergence."""
@@ -54,7 +55,7 @@ class SpectralMergeOp(TaskVectorOp):
 
     def weighted(self, piece: Piece) -> Iterator[Tensor]:
         """w_i d_i, one after the other, each in memory of its own."""
-        for weight, d in zip(self.factors, self.each(piece), strict=True):
+        for weight, d in zip(self.weights, self.each(piece), strict=True):
             yield d.mul_(weight)
 
     def each(self, piece: Piece) -> Iterator[Tensor]:

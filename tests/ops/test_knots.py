@@ -24,7 +24,7 @@ def reference(found: dict[str, Tensor], method: str, density: list[float], weigh
     parts = []
     for i in range(k):
         C = torch.diag(S) @ Vh[:, i * n : (i + 1) * n]
-        kept = round(density[i] * C.numel())
+        kept = max(1, int(density[i] * C.numel())) if density[i] else 0
         bound = C.abs().flatten().sort(descending=True).values[kept - 1] if kept else torch.inf
         parts.append(torch.where(C.abs() >= bound, C, 0.0))
     merged = torch.zeros_like(parts[0])
@@ -91,6 +91,42 @@ def test_entries_equal_to_the_smallest_that_is_kept_are_kept():
     assert torch.allclose(made, d, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["dare_ties", "dare_linear"])
+def test_dropping_at_random(method: str):
+    """Every kept coefficient is divided by the density: the mean over many seeds is the merge without dropping."""
+    found = models(roles=("a",))
+    d = (found["a"] - found["base"]).double()
+    means = sum(
+        edited(knots(("a",), method=method, density=0.5, seed=seed), found["a"], found).double() - found["base"]
+        for seed in range(400)
+    )
+    assert (means / 400 - d).norm() < 3 * d.norm() / 20  # a standard error of |d| / sqrt(400), 0.05 |d|, each time
+    once, again, other = (knots(("a",), method=method, density=0.5, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(edited(once, found["a"], found), edited(again, found["a"], found))
+    assert not torch.equal(edited(once, found["a"], found), edited(other, found["a"], found))
+    U = torch.linalg.svd(d, full_matrices=False).U
+    C, kept = U.mT @ d, U.mT @ (edited(once, found["a"], found) - found["base"]).double()
+    share = (kept / C).abs()  # 0 or 2
+    assert torch.minimum(share, (share - 2).abs()).max() < 1e-2
+    assert 0.4 < (share > 1).double().mean() < 0.6
+
+
+@pytest.mark.parametrize("method", ["ties", "linear"])
+def test_dropping_nothing_and_everything(method: str):
+    """Density 1 is the merge without dropping, density 0 the base."""
+    found = models()
+    same = edited(knots(method=f"dare_{method}"), found["a"], found)
+    assert torch.allclose(same, edited(knots(method=method), found["a"], found), atol=1e-6)
+    assert torch.equal(edited(knots(method=f"dare_{method}", density=0), found["a"], found), found["base"])
+
+
+def test_experts_of_a_stack_drop_different_entries():
+    """Equal matrices in one stack do not lose the same coefficients, and the pieces decide nothing."""
+    found = {role: torch.stack([W, W]) for role, W in models().items()}
+    first, second = edited(knots(method="dare_ties", density=0.5), found["a"], found)
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
 def test_order_and_scale():
     """The order of the models does not matter, and alpha scales what is added."""
     found = models()
@@ -106,7 +142,8 @@ def test_order_and_scale():
         ({"density": 1.5}, "found `1.5`; expected a number between 0 and 1"),
         ({"density": {"a": [0.5, 2], "b": 1, "c": 1}}, "found `2.0`; expected a number between 0 and 1"),
         ({"density": [1]}, "found 1 density for 3 models"),
-        ({"method": "dare"}, "'ties' or 'linear'"),
+        ({"method": "dare"}, "'ties', 'linear', 'dare_ties' or 'dare_linear'"),
+        ({"seed": -1}, "greater than or equal to 0"),
     ],
 )
 def test_faults(keys: dict[str, Any], message: str):

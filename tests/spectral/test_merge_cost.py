@@ -25,6 +25,7 @@ STEPS: list[dict[str, Any]] = [
             ("iso_cts", {"common": "40%"}),
             ("iso_cts", {"common": "80%"}),
             ("knots", {"density": 0.3}),
+            ("knots", {"method": "dare_ties", "density": 0.3}),
             ("knots", {"method": "linear"}),
         )
     ),

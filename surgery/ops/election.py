@@ -1,0 +1,40 @@
+"""The election of a sign for every entry, and the sum of those that agree with it: the heart of TIES."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from surgery.ops.combination import combination
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def elected_sign(vectors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """e = sign(sum_i c_i v_i), 1 or -1; 1 where the terms cancel. Source: Yadav et al. 2023, section 4.1, step 2."""
+    total = combination(coefficients, vectors)
+    return torch.copysign(total.new_ones(()), total)
+
+
+def agreeing_sum(
+    sign: Tensor, vectors: Sequence[Tensor], coefficients: Sequence[float], weights: Sequence[float] | None = None
+) -> Tensor:
+    """sum_i c_i v_i over those i with sign(c_i v_i) = e, entry by entry; with `weights` over sum_i w_i of the same i,
+    where that is not 0.
+
+    `sign` is e, 1 or -1; w_i has the sign of c_i. An entry of 0 agrees with neither; where nothing agrees, the result
+    is 0. New memory. With c_i = w_i = 1 it is the disjoint mean of Yadav et al. 2023, section 4.1, step 3.
+    """
+    total = torch.zeros_like(sign)
+    divisor = torch.zeros_like(sign) if weights is not None else None
+    for i, (v, c) in enumerate(zip(vectors, coefficients, strict=True)):
+        along = v * sign
+        along = along.clamp_(min=0) if c >= 0 else along.clamp_(max=0)  # 0 where c v is against e
+        total.add_(along, alpha=c)
+        if divisor is not None and weights is not None:
+            divisor.add_(along.sign_(), alpha=abs(weights[i]))
+    total.mul_(sign)
+    return total if divisor is None else total.div_(divisor.add_(divisor.clone().eq_(0)))

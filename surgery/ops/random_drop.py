@@ -1,0 +1,23 @@
+"""Dropping at random: the sparsifier of DARE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.ops.sparsifier import Sparsifier, everything, nothing
+
+if TYPE_CHECKING:
+    from surgery.ops.uniform import Uniform
+
+
+def drop(density: float, uniform: Uniform) -> Sparsifier:
+    """Keep each entry with the probability `density`, independently; 1 keeps all, 0 nothing.
+
+    Source: Yu et al. 2024, section 3.2, with density = 1 - p.
+    """
+    if density >= 1:
+        return everything
+    if density <= 0:
+        return nothing
+
+    return lambda d, first: d * uniform.at(first, d.shape, d.device).lt_(density)

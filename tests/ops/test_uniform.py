@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surgery.ops.uniform import Uniform
+
+CPU = torch.device("cpu")
+MANY = 1 << 16
+
+
+def numbers(first: int = 0, count: int = MANY, *, seed: int = 0, role: str = "a", name: str = "w") -> torch.Tensor:
+    """Of so many elements."""
+    return Uniform(seed, role, name).at(first, (count,), CPU)
+
+
+ALL = numbers()
+
+
+@given(st.integers(0, 3000), st.integers(0, 600))
+def test_independent_of_pieces(first: int, count: int):
+    """Those of a piece are the same part of those of the whole, wherever it begins."""
+    assert torch.equal(numbers(first, count), ALL[first : first + count])
+
+
+def test_equals_the_generator_read_from_its_start():
+    """Philox with the hash as its key and counter 0; 24 bits of each 32."""
+    key = int.from_bytes(blake3(b"0\0a\0w").digest(length=16), "little")
+    raw = np.random.Philox(key=key, counter=0).random_raw(MANY // 2).view(np.uint32)
+    assert np.array_equal(ALL.numpy().astype(np.float64), (raw % 2**24) / 2**24)
+
+
+def test_shape():
+    """Row by row."""
+    assert torch.equal(Uniform(0, "a", "w").at(7, (3, 5), CPU), ALL[7:22].view(3, 5))
+
+
+def test_seed_role_and_name_give_other_numbers():
+    """Uncorrelated ones: below 5 standard errors."""
+    for other in (numbers(seed=1), numbers(role="b"), numbers(name="v"), ALL.roll(1)):
+        correlation = float(torch.corrcoef(torch.stack([ALL, other]).double())[0, 1])
+        assert abs(correlation) < 5 / math.sqrt(MANY)
+
+
+def test_distribution():
+    """In [0, 1), and in each of 64 equal parts as many as a binomial distribution allows, to 5 standard deviations."""
+    assert 0 <= ALL.min() < ALL.max() < 1
+    counts = torch.histc(ALL, 64, 0, 1)
+    expected = MANY / 64
+    assert float((counts - expected).abs().max()) < 5 * math.sqrt(expected * (1 - 1 / 64))
