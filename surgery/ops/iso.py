@@ -61,7 +61,7 @@ class IsoCts(SpectralMergeOp):
     def _ranks(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """c and t."""
         n, k = min(shape), len(self.models)
-        own = min((2 * (n - self.common.of(n)) + k) // (2 * k), n // k)
+        own = min(round((n - self.common.of(n)) / k), n // k)
         return n - k * own, own
 
     def change(self, piece: Piece) -> Tensor:
