@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class SpectralMergeOp(TaskVectorOp):
     """W' = b + alpha D, D being made of the task vectors d_i = W_i - b of one matrix and their `weights` w_i.
 
-    For matrices alone; a step before it, `linear` say, merges the other tensors. Task vectors of zeros add nothing;
-    where all are zeros, W' = b.
+    For matrices alone, and by default for those of attention and MLP; a step before it, `linear` say, merges the other
+    tensors. Task vectors of zeros add nothing; where all are zeros, W' = b.
     """
 
     kind: ClassVar[Kind] = "matrix"
