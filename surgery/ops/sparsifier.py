@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-
 if TYPE_CHECKING:
     from torch import Tensor
 

@@ -11,7 +11,6 @@ from surgery.ops.base import RESULT
 from surgery.ops.spectral import EDITED, OtherRole, SpectralOp
 from surgery.quantity import MAX_COUNT, QUANTITY_PATTERN, Quantity
 from surgery.spectral import cost
-from surgery.wording import show
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +25,8 @@ def _rank(value: object) -> object:
         return value
     try:
         rank = Quantity.parse(value)
-    except ValueError:
-        raise ValueError(
-            f"found {show(value)}; expected a count such as `64`, a percentage up to `100%`, `all`, or "
-            f"`{MARCHENKO_PASTUR}`"
-        ) from None
+    except ValueError as error:
+        raise ValueError(f"{error}, or `{MARCHENKO_PASTUR}`") from error
     if rank.of(1) == 0:
         raise ValueError("found 0, which would erase the matrices; expected at least 1, or a percentage above 0%")
     return rank
