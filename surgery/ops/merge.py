@@ -104,6 +104,10 @@ class TaskVectorOp(MergeOp):
         b = of_role(piece, self.base)
         return b, [W - b for W in self.merged(piece)]
 
+    def vectors(self, piece: Piece) -> list[Tensor]:
+        """The task vectors alone."""
+        return self.task_vectors(piece)[1]
+
 
 def each_within(low: float = -math.inf, high: float = math.inf) -> AfterValidator:
     """Checks that the numbers of every model lie between two bounds."""
