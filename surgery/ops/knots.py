@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from surgery.ops.combination import combination
 from surgery.ops.merge import PerModel, each_within
 from surgery.ops.spectral_merge import SpectralMergeOp
 from surgery.spectral import cost
@@ -69,6 +68,7 @@ class Knots(SpectralMergeOp):
         return found
 
     def _merged(self, piece: Piece, sparsifiers: Sequence[Sparsifier]) -> Tensor:
+        from surgery.ops.combination import combination
         from surgery.ops.election import agreeing_sum
         from surgery.spectral.rank import meaningful_triplets
 
