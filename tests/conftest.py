@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -24,8 +25,13 @@ pytest_plugins = ["tests.smollm2", "tests.browser", "tests.commands"]
 
 
 def pytest_configure() -> None:
-    """No test, and none of the processes that it starts, uses the decompositions of whoever runs it."""
+    """No test, and none of the processes that it starts, uses the decompositions of whoever runs it.
+
+    Examples of Hypothesis have no deadline: how long one takes depends on what else the machine does.
+    """
     os.environ["SURGERY_CACHE"] = "off"
+    settings.register_profile("surgery", deadline=None)
+    settings.load_profile("surgery")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -13,6 +13,11 @@ from surgery.recipe import load
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 EXPECTED = [
+    "denoise-task-vector",
+    "merge-iso-c",
+    "merge-iso-cts",
+    "merge-knots",
+    "merge-tsv",
     "reset-first-quarter",
     "restore-head-and-tail",
     "restore-layer-band",
@@ -20,6 +25,7 @@ EXPECTED = [
     "restore-top-20pct-rotate",
     "rl-with-sft-directions",
     "sft-with-rl-directions",
+    "suppress-intruders",
     "values-only",
     "wise-ft",
 ]
@@ -38,7 +44,7 @@ def test_each_recipe(name: str) -> None:
     assert recipe.summary.endswith((".", ")."))
     assert "\n" not in recipe.summary
     assert recipe.parameters
-    assert set(recipe.models) <= {"base", "sft", "rl"}
+    assert set(recipe.models) <= {"base", "sft", "rl", "first", "second"}
     assert recipe.text.startswith("#")
     assert "# Expect:" in recipe.text
 
@@ -79,3 +85,4 @@ def test_settings_that_the_comments_name() -> None:
         load("restore-layer-band", {"layers": band})
     for alpha in ("0.25", "0.75"):
         load("wise-ft", {"alpha": alpha})
+    load("denoise-task-vector", {"rank": "10%"})

@@ -244,7 +244,7 @@ entries = st.builds(
 
 
 @given(header=st.dictionaries(st.sampled_from(["a", "b", "", "__metadata__"]), entries), body=st.binary(max_size=16))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_agrees_with_the_library_on_random_entries(
     tmp_path_factory: pytest.TempPathFactory, header: dict[str, Any], body: bytes
 ) -> None:
@@ -270,7 +270,7 @@ VALID = json.dumps(
         max_size=3,
     )
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_agrees_with_the_library_on_damaged_bytes(
     tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int]]
 ) -> None:

@@ -38,7 +38,7 @@ def batch(tmp_path: Path, *steps: dict[str, Any], shape: tuple[int, int] = (60, 
     roles = dict(zip(("base", "sft"), models, strict=True))
     plans = []
     for step in steps:
-        used = roles if step["op"] != "truncate_rank" else {"sft": roles["sft"]}
+        used = roles if step["op"] != "truncate_rank" or "of" in step else {"sft": roles["sft"]}
         plans.append(make_plan(load({"name": "r", "models": list(used), "steps": [step]}), used))
     return Batch(plans)
 
@@ -52,6 +52,10 @@ def batch(tmp_path: Path, *steps: dict[str, Any], shape: tuple[int, int] = (60, 
         ([restore("10%"), SWAP], (4, 0), (40, 0)),
         ([SWAP, restore("all")], (0, 0), (40, 0)),
         ([restore("10%"), {"op": "truncate_rank", "rank": "25%"}], (10, 0), None),
+        ([restore("10%"), {"op": "truncate_rank", "rank": "marchenko_pastur"}], (40, 0), None),
+        ([restore("30%"), {"op": "suppress_intruders", "from": "base"}], (12, 0), (40, 0)),
+        ([restore("10%"), {"op": "truncate_rank", "rank": 8, "of": "base"}], None, None),
+        ([restore("10%"), {"op": "tsv", "base": "base", "models": ["sft"]}], None, None),
         ([restore("10%")], None, None),
         ([restore("10%"), {"op": "linear", "models": ["base", "sft"]}], None, None),
     ],

@@ -13,7 +13,7 @@ from torch import Tensor
 from surgery.analysis import change, spectrum
 from surgery.analysis.gauge import ValueOutput, gauge
 from surgery.analysis.overlap import Overlap, overlap
-from surgery.analysis.spectrum import numerical_rank
+from surgery.spectral.rank import numerical_rank
 from surgery.spectral.triplets import require_finite
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ matrices:
 A small angle comes from its sine, one near 90 degrees from its cosine: the arc cosine of a number near 1 has no digits
 below sqrt(eps), 1e-8 in float64 and 3e-4 in float32.
 
-Sources: Björck and Golub 1973, Numerical methods for computing angles between linear subspaces, section 3 (sine and
-cosine); Shuttleworth et al. 2024, arXiv 2410.21228, section 3 (intruder dimensions).
+Source: Björck and Golub 1973, Numerical methods for computing angles between linear subspaces, section 3 (sine and
+cosine); intruders: see `surgery.spectral.intruders`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ import torch
 from torch import Tensor
 
 from surgery.spectral.cost import ROW_BLOCK
+from surgery.spectral.intruders import INTRUDER_COSINE, are_intruders, best_cosines
 from surgery.spectral.svd import LinAlgError, svd
-
-# A direction whose |cos| with every earlier one is below this is an intruder.
-INTRUDER_COSINE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +63,11 @@ class Overlap:
 
         A lower bound where A is not complete (h < m): the best match may be among the directions that are not known.
         """
-        largest: Tensor = torch.linalg.vector_norm(self.C, ord=float("inf"), dim=0)
-        return largest.double().clamp_max(1)
+        return best_cosines(self.C)
 
     def intruders(self, r: int, threshold: float = INTRUDER_COSINE) -> int:
         """How many of b_1 ... b_r no a_i meets with |cos| >= threshold; an upper bound where A is not complete."""
-        return int((self.best()[:r] < threshold).sum())
+        return int(are_intruders(self.C[:, :r], threshold).sum())
 
 
 def overlap(A: Tensor, B: Tensor, columns: int) -> Overlap:

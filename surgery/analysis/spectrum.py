@@ -7,7 +7,6 @@ them are meant unless a function says otherwise. A zero matrix, or no values at 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -56,17 +55,6 @@ def effective_rank(S: Tensor) -> float:
         return 0.0
     p = S.double() / S[0]
     return math.exp(float(torch.special.entr(p / p.sum()).sum()))
-
-
-def numerical_rank(S: Tensor, shape: Sequence[int], dtype: torch.dtype) -> int:
-    """How many values are above 4 sqrt(max(rows, cols)) eps s_1, eps of `dtype`, in which the matrix was decomposed.
-
-    The singular vectors of the others are those of rounding errors and mean nothing. Independent errors of eps |w_ij|
-    have a norm near eps s_1 at most; the customary bound max(rows, cols) eps s_1 (Golub and Van Loan, Matrix
-    Computations, 4th ed., section 5.4.1) is for the worst case, and would deny a meaning to directions of trained
-    matrices that float32 holds well.
-    """
-    return int((S.double() > 4 * math.sqrt(max(shape)) * torch.finfo(dtype).eps * _largest(S)).sum())
 
 
 def rank_for_energy(S: Tensor, share: float) -> int:

@@ -13,7 +13,9 @@ from surgery.ops.consensus import Consensus
 from surgery.ops.dare import DareLinear, DareTies
 from surgery.ops.della import Della, DellaLinear
 from surgery.ops.emr import Emr
+from surgery.ops.iso import IsoC, IsoCts
 from surgery.ops.karcher import Karcher
+from surgery.ops.knots import Knots
 from surgery.ops.linear import Linear
 from surgery.ops.lines import Lines
 from surgery.ops.model_stock import ModelStock
@@ -27,10 +29,12 @@ from surgery.ops.restore_directions import RestoreDirections
 from surgery.ops.restore_values import RestoreValues
 from surgery.ops.sce import Sce
 from surgery.ops.slerp import Slerp
+from surgery.ops.suppress_intruders import SuppressIntruders
 from surgery.ops.swap_directions import SwapDirections
 from surgery.ops.task_arithmetic import TaskArithmetic
 from surgery.ops.ties import Ties
 from surgery.ops.truncate_rank import TruncateRank
+from surgery.ops.tsv import Tsv
 from surgery.ops.wise_ft import WiseFt
 
 __all__ = ["OPS", "Step"]
@@ -65,6 +69,11 @@ _TABLE: tuple[type[Op], ...] = (
     RamPlus,
     Consensus,
     Emr,
+    Tsv,
+    IsoC,
+    IsoCts,
+    Knots,
+    SuppressIntruders,
 )
 OPS: dict[str, type[Op]] = {get_args(op.model_fields["op"].annotation)[0]: op for op in _TABLE}
 

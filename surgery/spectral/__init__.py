@@ -7,5 +7,9 @@ decomposer    whom edits and comparisons ask for triplets and values
 restore       W' from the triplets of two matrices; singular values exchanged; rank truncated
 rotation      W' with the factors kept orthonormal by direct rotations
 polar         W' with the factors replaced by their nearest orthonormal matrices
+rank          which triplets mean something
+decorrelated  triplets of several matrices side by side, made orthonormal again
+noise         where the singular values of noise end
+intruders     singular vectors that no earlier one resembles
 cost          memory and arithmetic of all these, without torch
 """

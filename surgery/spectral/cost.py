@@ -52,6 +52,27 @@ def workspace(shape: tuple[int, ...], head: int, tail: int = 0, orthogonalize: O
     return LIBRARY + max(triplets + _outer(m, n, k, padded(n, head)), 2 * triplets + edit)
 
 
+def decomposition(shape: tuple[int, ...], head: int) -> int:
+    """Upper bound of the bytes allocated while the leading triplets of one matrix are computed, them included."""
+    m, n = max(shape), min(shape)
+    return LIBRARY + _outer(m, n, head, padded(n, head))
+
+
+def merge(shape: tuple[int, ...], head: int, joined: int) -> int:
+    """Upper bound of the bytes allocated by a merge that decomposes one difference of two matrices after the other.
+
+    At most `head` triplets of each, and `joined` of all together are kept, which are made orthonormal side by side. At
+    its side there is the difference before; products with the triplets are no larger.
+    """
+    m, n = max(shape), min(shape)
+    kept = 4 * (m + n) * joined + 8 * joined
+    one = 8 * m * n + kept + decomposition(shape, head)
+    whitening = 8 * (8 * joined**2 + 2 * ROW_BLOCK * joined)
+    return max(
+        one, LIBRARY + 3 * kept + whitening, LIBRARY + 2 * kept + 4 * (2 * m * n + (2 * m + n) * max(head, joined))
+    )
+
+
 def _outer(m: int, n: int, k: int, subspace: int | None) -> int:
     """Bytes of the most expensive of the routes of `triplets`, their result included.
 

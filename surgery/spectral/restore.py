@@ -25,3 +25,9 @@ def restore(W: Tensor, replaced: Triplets, restored: Triplets, values: Tensor) -
 def compose(triplets: Triplets, values: Tensor) -> Tensor:
     """U diag(values) V^T: the directions of one matrix with other values; also the truncation to fewer triplets."""
     return triplets.times(values) @ triplets.V.mT
+
+
+def flat(triplets: Triplets) -> Tensor:
+    """s U V^T, s the mean of the values: 0 without any."""
+    mean = float(triplets.S.mean()) if len(triplets.S) else 0.0
+    return (triplets.U @ triplets.V.mT).mul_(mean)

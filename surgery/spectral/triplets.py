@@ -60,6 +60,13 @@ class Triplets:
         """U diag(values), in the dtype of U."""
         return self.U * values.to(self.U.dtype)
 
+    def leading(self, count: int) -> Triplets:
+        """The first `count` of them, in memory of their own; all of them as they are."""
+        if count == len(self.S):
+            return self
+        contiguous = torch.contiguous_format
+        return Triplets(*(X[..., :count].clone(memory_format=contiguous) for X in (self.U, self.S, self.V)))
+
 
 def outer_triplets(W: Tensor, head: int, tail: int = 0) -> Triplets:
     """The `head` leading and the `tail` trailing triplets of W (m x n, finite, float32 or float64).
@@ -151,7 +158,7 @@ def _gram64(W: Tensor, head: int, tail: int) -> Triplets | None:
         return None
     V = vectors[:, chosen]
     del vectors
-    return Triplets(_times64(W, V / S), S, V.float(memory_format=torch.contiguous_format))
+    return Triplets(times64(W, V / S), S, V.float(memory_format=torch.contiguous_format))
 
 
 def _svd64(W: Tensor, head: int, tail: int) -> Triplets:
@@ -167,12 +174,12 @@ def _svd64(W: Tensor, head: int, tail: int) -> Triplets:
     del Vh
     # Householder's Q is orthonormal whatever its argument. Columns of unit length, so that tiny ones keep their digits;
     # the other factor's diagonal then is +-1, or rounding errors where sigma_i vanishes and the sign means nothing.
-    Q, T = torch.linalg.qr(_times64(W, V / S.clamp_min(torch.finfo(torch.float64).tiny)))
+    Q, T = torch.linalg.qr(times64(W, V / S.clamp_min(torch.finfo(torch.float64).tiny)))
     U = torch.mul(Q, torch.where(T.diagonal() < 0, -1.0, 1.0), out=W.new_empty(Q.shape))
     return Triplets(U, S, V.to(W.dtype))
 
 
-def _times64(W: Tensor, X: Tensor) -> Tensor:
+def times64(W: Tensor, X: Tensor) -> Tensor:
     """W X, computed in float64 in blocks of rows and stored in W's dtype."""
     out = W.new_empty(W.shape[0], X.shape[1])
     for i in range(0, W.shape[0], ROW_BLOCK):

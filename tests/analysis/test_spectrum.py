@@ -14,11 +14,11 @@ from surgery.analysis.spectrum import (
     effective_rank,
     energy,
     energy_share,
-    numerical_rank,
     rank_for_energy,
     stable_rank,
     values_change,
 )
+from surgery.spectral.rank import numerical_rank
 from surgery.spectral.triplets import singular_values
 from tests.strategies import SPECTRA, normal, pairs, spectrum, weight
 

@@ -44,6 +44,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ramplus_tl": {"base": "base", "models": ["sft"], "r": 0.2},
     "consensus": {"base": "base", "models": ["sft"], "k": 1, "tall_lambda": 0.4},
     "emr": {"base": "base", "models": ["sft"], "lambda": 1.5},
+    "tsv": {"base": "base", "models": ["sft"], "weights": [0.5]},
+    "iso_c": {"base": "base", "models": ["sft"]},
+    "iso_cts": {"base": "base", "models": ["sft"], "common": "75%"},
+    "knots": {"base": "base", "models": ["sft"], "density": 0.5},
+    "suppress_intruders": {"from": "base"},
 }
 STEP: TypeAdapter[Any] = TypeAdapter(Step)
 
@@ -115,6 +120,8 @@ class _Asked(Decomposer):
         {"op": "restore_values", "from": "base"},
         {"op": "truncate_rank", "rank": "30%"},
         {"op": "truncate_rank", "rank": "all"},
+        {"op": "truncate_rank", "rank": "marchenko_pastur"},
+        {"op": "suppress_intruders", "from": "base"},
         {"op": "linear", "models": [RESULT, "base"]},
     ],
     ids=lambda step: " ".join(map(str, step.values())),
