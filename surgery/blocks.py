@@ -44,9 +44,10 @@ class Block:
 
 
 def spell(layers: Sequence[int]) -> str:
-    """`0-15`, or `0-3, 2-5`."""
+    """`0-15`, or `[0-3, 2-5]`, as a recipe has it."""
     runs = [[i for _, i in run] for _, run in groupby(enumerate(layers), lambda pair: pair[1] - pair[0])]
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    told = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return told[0] if len(told) == 1 else f"[{', '.join(told)}]"
 
 
 def decoders(recipe: Recipe, inputs: Mapping[str, Checkpoint], conflicts: Conflicts) -> dict[str, Stack]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from surgery.blocks import spell
 from surgery.checkpoint import Checkpoint
 from surgery.conflicts import Conflicts
 from surgery.header import TensorInfo
@@ -77,12 +76,14 @@ class Counterparts:
         owner = self._owner(info)
         block = self._stacking.block_of(info.name)
         if block is not None and role not in block.layers:
+            assert self._recipe.slices is not None
+            asked = self._recipe.slices[block.number][block.first]
             return self._add(
                 number,
                 f"{role}: layers of slices[{block.number}]",
                 info.name,
-                f"`slices[{block.number}]` says no layers of `{role}`, which has none with the numbers of "
-                f"`{block.first}: {spell(block.layers[block.first])}`; say there which are meant, `{role}: ...`",
+                f"`slices[{block.number}]` names no layers of `{role}`, which does not have all with the numbers of "
+                f"`{block.first}: {asked}`; name there those that are meant, `{role}: ...`",
             )
         here = self._stacking.start.anatomy.layer_of(info.name)
         if here is not None and block is None:
