@@ -112,7 +112,7 @@ class Output(BaseModel):
     shard_size: ShardSize = Field(
         default=None,
         json_schema_extra={"default": KEEP},
-        description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`",
+        description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`, with slices none larger",
     )
     tokenizer: InputRole | None = Field(
         default=None, description="the role whose tokenizer and chat template go with it; default: `start`"

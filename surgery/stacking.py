@@ -26,7 +26,7 @@ from surgery.dtypes import DType
 from surgery.header import TensorInfo
 from surgery.plan import Source
 from surgery.recipe import Recipe, Slice
-from surgery.wording import quoted
+from surgery.wording import numbered, quoted
 
 _NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 _ONE_ARCHITECTURE = "expected checkpoints of one architecture"
@@ -104,7 +104,7 @@ class _Stacker:
         self._compare()
         if start.anatomy.decoder != Stack(self.prefix, self.depth):  # what decides is in surgery.anatomy
             self.conflicts.slices(
-                f"`{self.prefix}` with {self.depth} layers is not recognised as a text decoder any more"
+                f"`{self.prefix}` with {numbered(self.depth, 'layer')} is not recognised as the text decoder any more"
             )
             self.conflicts.raise_all()
         return Stacking(start, origins, views, self.blocks, self._shard_bytes(), tuple(remarks))

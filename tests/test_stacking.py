@@ -242,6 +242,15 @@ def test_the_config_changes_in_layers_and_dtype_together(tmp_path: Path) -> None
     assert {tensor.dtype for tensor in read(out).values()} == {torch.float32}
 
 
+def test_a_stack_without_a_prefix(tmp_path: Path) -> None:
+    """Layers called `0`, `1` and so on are renumbered as well."""
+    tensors = {f"{i}.mlp.up_proj.weight": torch.full((4, 4), float(i)) for i in range(12)}
+    path = write(tmp_path / "sft", tensors, config=config(12))
+    out = surgery.apply({"name": "r", "models": ["sft"], "slices": [{"sft": [11, 1]}]}, [path], tmp_path / "out").out
+    part = "mlp.up_proj.weight"
+    assert equal(read(out), {f"0.{part}": tensors[f"11.{part}"], f"1.{part}": tensors[f"1.{part}"]})
+
+
 # --- how it is laid out and told ---------------------------------------------------------------------------------
 
 
@@ -407,6 +416,16 @@ def test_models_without_a_decoder_or_with_another(tmp_path: Path) -> None:
     for number, (base, sft, expected) in enumerate(cases):
         found = written(tmp_path / str(number), base, sft).faults(recipe(SLICES))
         assert [message.partition(";")[0].removeprefix("recipe ") for message in found] == expected
+
+
+def test_a_decoder_that_is_none_any_more(tmp_path: Path) -> None:
+    """Where nothing but its size says which stack is the decoder, it must stay the largest."""
+    tensors = {f"{stack}.{i}.mlp.fc1.weight": torch.ones(4, 4) for stack, n in (("a", 3), ("b", 2)) for i in range(n)}
+    path = write(tmp_path / "sft", tensors, config=config(3))
+    made = {"name": "r", "models": ["sft"], "slices": [{"sft": 0}]}
+    with pytest.raises(PlanError, match=r"slices: `a` with 1 layer is not recognised as the text decoder any more"):
+        surgery.plan(made, [path])
+    surgery.plan({**made, "slices": [{"sft": [0, 0, 0]}]}, [path])
 
 
 def test_layers_that_do_not_fit_into_the_config_of_start(tmp_path: Path) -> None:
