@@ -159,6 +159,13 @@ class Recipe(BaseModel):
             raise ValueError(f"found {quoted(repeated)} more than once; every role needs its own name")
         return models
 
+    @field_validator("slices")
+    @classmethod
+    def _given(cls, slices: tuple[Slice, ...] | None) -> tuple[Slice, ...]:
+        if slices is None:  # `slices:` with nothing after it; the default does not come here
+            raise PydanticKnownError("list_type")
+        return slices
+
     @field_validator("steps")
     @classmethod
     def _something_to_do(cls, steps: tuple[Op, ...], info: ValidationInfo) -> tuple[Op, ...]:

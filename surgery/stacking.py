@@ -10,6 +10,7 @@ is that of the whole output and not of each slice, and all tensors outside the l
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -156,11 +157,15 @@ class _Stacker:
         found = restack(self.role, self.start.config, self.decoders[self.role].layers, origins)
         for message in found.faults.values():
             self.conflicts.slices(message)
-        if found.by_number:
-            remarks.append(
-                f"{quoted(found.by_number)} in the config mean layers by number, and stay as they are; check them"
-            )
+        told = [*found.by_number, *self._layers_by_name(found.config)]
+        if told:
+            remarks.append(f"what the config says of layers by their numbers stays as it is: {quoted(told)}; check it")
         return found.config
+
+    def _layers_by_name(self, config: Mapping[str, object]) -> list[str]:
+        """The keys below which layers are called by name, such as `quantization_config` with what is not quantised."""
+        name = re.compile(rf"(?<![\w.]){re.escape(self.prefix)}\.\d")
+        return [key for key, value in config.items() if self.prefix and name.search(json.dumps(value))]
 
     def _shard_bytes(self) -> int | None:
         """No file is larger than the largest of `start`; where that has one file, the output has one."""

@@ -348,6 +348,23 @@ def test_an_interrupted_stack_goes_on(pair: Pair, monkeypatch: pytest.MonkeyPatc
     assert equal(read(applied.out), whole)
 
 
+def test_variants_with_and_without_slices_in_one_pass(pair: Pair) -> None:
+    """A tensor's name stands for other layers in each of them; every output is that of `apply`."""
+    step = {"op": "restore_directions", "from": "base", "head": "50%"}
+    made = [
+        recipe([{"sft": "2-5", "base": "0-3"}], step),
+        recipe([{"sft": "0-1", "base": [3, 3]}, {"base": 0}], {**step, "select": {"layers": "0-1"}}, start="sft"),
+        {**recipe([], step), "start": "base", "steps": [{"op": "truncate_rank", "rank": 2}], "models": ["base"]},
+    ]
+    del made[2]["slices"]
+    outs = [pair.directory / f"out{i}" for i in range(3)]
+    variants = [surgery.Variant(each, out) for each, out in zip(made, outs, strict=True)]
+    surgery.apply_all(variants, dict(zip(("base", "sft"), pair.paths, strict=True)))
+    for i, each in enumerate(made):
+        alone = surgery.apply(each, pair.paths[: len(each["models"])], pair.directory / f"alone{i}").out
+        assert equal(read(outs[i]), read(alone))
+
+
 # --- what is wrong -----------------------------------------------------------------------------------------------
 
 
@@ -480,10 +497,13 @@ def test_a_model_without_a_config_is_remarked(tmp_path: Path) -> None:
 
 def test_settings_by_number_are_remarked(tmp_path: Path) -> None:
     """What the config says of layers by their numbers is not rewritten, and the plan says so."""
-    path = write(tmp_path / "sft", llama(layers=2), config=config(2, first_k_dense_replace=1))
-    made = surgery.plan({"name": "r", "models": ["sft"], "slices": [{"sft": 1}]}, [path])
-    assert made.remarks == (
-        "`first_k_dense_replace` in the config mean layers by number, and stay as they are; check them",
+    skipped = {"modules_to_not_convert": ["lm_head", "model.layers.1.mlp"]}
+    more = {"first_k_dense_replace": 1, "quantization_config": skipped, "auto_map": {"a": "my.model.layers.1"}}
+    path = write(tmp_path / "sft", llama(layers=2), config=config(2, **more))
+    (remark,) = surgery.plan({"name": "r", "models": ["sft"], "slices": [{"sft": 1}]}, [path]).remarks
+    assert remark == (
+        "what the config says of layers by their numbers stays as it is: `first_k_dense_replace`, "
+        "`quantization_config`; check it"
     )
 
 
