@@ -37,13 +37,21 @@ computed, the others are as in their source. `surgery.json` lists what was done 
 | role | checkpoint | revision |
 |---|---|---|
 {inputs}
-
+{_layers(plan)}
 ## Recipe
 
 {fence}yaml
 {recipe.text.strip()}
 {fence}
 """.encode(errors="backslashreplace")
+
+
+def _layers(plan: Plan) -> str:
+    """Of which layers the output consists, where a recipe has slices."""
+    if not plan.layers:
+        return ""
+    rows = "\n".join(f"| {layers} | {origin} |" for layers, origin in plan.layers)
+    return f"\n## Layers\n\n| layers | of |\n|---|---|\n{rows}\n"
 
 
 def _front_matter(plan: Plan) -> str:

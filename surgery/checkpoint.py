@@ -41,7 +41,7 @@ _EXPECTED = f"expected a directory, a `{SUFFIX}` file or a hub id `org/name[@rev
 _MERGE = "merge it into its base model first: `PeftModel.from_pretrained(base, ADAPTER).merge_and_unload()` with peft"
 _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # Where configurations of multimodal models keep that of the language model.
-_TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ def _flag(config: Mapping[str, object]) -> bool | None:
 
 def _text_flag(config: Mapping[str, object]) -> bool | None:
     """The flag of the language model's configuration, or of one nested in that."""
-    for nested in (config.get(key) for key in _TEXT_CONFIGS):
+    for nested in (config.get(key) for key in TEXT_CONFIGS):
         if isinstance(nested, dict):
             flag = _flag(nested)
             flag = _text_flag(nested) if flag is None else flag

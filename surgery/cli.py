@@ -270,6 +270,7 @@ def _plan_json(made: Plan) -> dict[str, object]:
         "flops": sum(map(made.flops, made.tensors)),
         "actions": {action: sum(t.action == action for t in made.tensors) for action in ("copy", "cast", "compute")},
         "remarks": list(made.remarks),
+        **({"layers": dict(made.layers)} if made.layers else {}),
     }
 
 
@@ -282,7 +283,7 @@ def _tensor_json(made: Plan, number: int) -> dict[str, object]:
         "shape": tensor.slot.shape,
         "action": tensor.action,
         "steps": tensor.steps,
-        "read": [source.role for source in tensor.inputs],
+        "read": tensor.read,
         "memory": made.memory(tensor),
         "flops": made.flops(tensor),
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from surgery.checkpoint import Checkpoint
+from surgery.config import with_dtype
 from surgery.errors import CheckpointError
 
 _TOKENIZER = (
@@ -51,18 +52,22 @@ class Companion:
             ) from error
 
 
-def companions(start: Checkpoint, tokenizer: Checkpoint, torch_dtype: str | None) -> tuple[Companion, ...]:
+def companions(
+    start: Checkpoint, tokenizer: Checkpoint, torch_dtype: str | None, *, restacked: bool = False
+) -> tuple[Companion, ...]:
     """What belongs beside the weights of an output that begins from `start`.
 
     Tokenizer files and chat templates come from `tokenizer`, everything else from `start`. With `torch_dtype`
-    (`bfloat16`), the dtypes that the config names, nested configs included, become that one.
+    (`bfloat16`), the dtypes that the config names, nested configs included, become that one. `restacked` says that
+    the config in `start` is for other layers than the file's.
     """
     found = {name: path for name, path in _files(start) if _matches(name, _MODEL)}
     found.update((name, path) for name, path in _files(tokenizer) if _matches(name, _TOKENIZER))
     result = []
     for name, path in sorted(found.items()):
-        if name == CONFIG and torch_dtype is not None:
-            content = json.dumps(_with_dtype(start.config, torch_dtype), indent=2, ensure_ascii=False) + "\n"
+        if name == CONFIG and (torch_dtype is not None or restacked):
+            config = start.config if torch_dtype is None else with_dtype(start.config, torch_dtype)
+            content = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
             result.append(Companion(name, content=content.encode()))
         else:
             result.append(Companion(name, path=path))
@@ -84,18 +89,3 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     if patterns is _MODEL and _matches(name, _TOKENIZER):
         return False  # `tokenizer_config.json` is the tokenizer's
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _with_dtype(config: Mapping[str, object], torch_dtype: str) -> dict[str, object]:
-    """The config with every `dtype` (`torch_dtype` before transformers 5) replaced, nested configs included."""
-    changed: dict[str, object] = {}
-    for key, value in config.items():
-        if key in ("dtype", "torch_dtype") and isinstance(value, str):
-            changed[key] = torch_dtype
-        elif isinstance(value, dict) and key.endswith("_config"):
-            changed[key] = _with_dtype(value, torch_dtype)
-        else:
-            changed[key] = value
-    if "model_type" in config and not {"dtype", "torch_dtype"} & config.keys():
-        changed["dtype"] = torch_dtype
-    return changed

@@ -60,6 +60,12 @@ def print_plan(plan: Plan, workers: int) -> None:
         inputs.add_row(mark, checkpoint.source, f"{len(checkpoint.tensors):,}")
     console.print(inputs)
     console.print()
+    if plan.layers:
+        layers = make_table("layers", "of")
+        for row in plan.layers:
+            layers.add_row(*row)
+        console.print(layers)
+        console.print()
     work = make_table("tensors", "what is done", "read", "write", "GFLOP", right=["tensors", "read", "write", "GFLOP"])
     for what, tensors in _by_work(plan).items():
         work.add_row(

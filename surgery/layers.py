@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -55,6 +56,12 @@ class LayerRange:
             if high >= n:
                 raise ValueError(f"`layers: {self}` names layer {high}; the stack has layers 0-{n - 1}")
         return frozenset(i for low, high in self.ranges for i in range(low, high + 1))
+
+    def in_order(self, n: int) -> Iterator[int]:
+        """The indices in the order in which they are written, repeated as often; a range may leave the stack of n."""
+        if self.kind == "ranges":
+            return (i for low, high in self.ranges for i in range(low, high + 1))
+        return iter(sorted(self.of(n)))
 
     def __str__(self) -> str:
         if self.kind == "ranges":

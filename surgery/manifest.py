@@ -27,7 +27,10 @@ class _Part(BaseModel):
 
 
 class TensorEntry(_Part):
-    """One tensor: what it is, what was done (`copy`, `cast` or the operations' names), its BLAKE3 digest."""
+    """One tensor: what it is, what was done (`copy`, `cast` or the operations' names), its BLAKE3 digest.
+
+    `read` are the roles that it was made from, each with the tensor's name where that is another than `name`.
+    """
 
     name: str
     file: str
@@ -130,7 +133,7 @@ def make_manifest(plan: Plan, digests: Mapping[str, str], files: Mapping[str, by
                 dtype=tensor.slot.dtype.name,
                 shape=tensor.slot.shape,
                 done=tuple(op.op for op in tensor.ops) or (tensor.action,),
-                read=tuple(dict.fromkeys(source.role for source in tensor.inputs)),
+                read=tensor.read,
                 blake3=digests[tensor.slot.name],
             )
             for tensor in plan.tensors

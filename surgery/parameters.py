@@ -1,4 +1,4 @@
-"""A recipe's parameters: declared values, `--set`, and `$name` in steps and output."""
+"""A recipe's parameters: declared values, `--set`, and `$name` in slices, steps and output."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ class Substitution:
         return show(f"--set {key}={text}").strip("`")
 
     def _substitute(self) -> None:
-        """Replace `$name` below the keys of each step and of the output; `op` is no parameter."""
+        """Replace `$name` below the keys of slices, steps and output; `op` is no parameter."""
+        slices = self.data.get("slices")
+        if isinstance(slices, list):
+            self.data["slices"] = self._replaced(slices, ("slices",))
         steps = self.data.get("steps")
         if isinstance(steps, list):
             self.data["steps"] = [self._step(step, ("steps", i)) for i, step in enumerate(steps)]

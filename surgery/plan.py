@@ -88,6 +88,15 @@ class TensorPlan:
         return self.sources if self.base is None else (self.base, *self.sources)
 
     @property
+    def read(self) -> tuple[str, ...]:
+        """The role of each input, and the name there where that is another: `sft model.layers.8.mlp.up_proj.weight`."""
+        told = (
+            source.role if source.info.name == self.slot.name else f"{source.role} {source.info.name}"
+            for source in self.inputs
+        )
+        return tuple(dict.fromkeys(told))
+
+    @property
     def piece_shape(self) -> tuple[int, ...]:
         """The unit of work: one matrix, some rows, or a flat run of elements."""
         if self.matrices:
@@ -107,8 +116,9 @@ class TensorPlan:
 class Plan:
     """Everything that will happen, known from recipe and headers alone.
 
-    `remarks` are what a user should know before starting. `hash` identifies the work: two plans with one hash
-    give the same bytes from the same inputs.
+    `remarks` are what a user should know before starting. Where the recipe has slices, `layers` tells of each which
+    layers of the output it makes, and of what: `("16-31", "base 16-31, sft 0-15")`. `hash` identifies the
+    work: two plans with one hash give the same bytes from the same inputs.
     """
 
     recipe: Recipe
@@ -119,6 +129,7 @@ class Plan:
     index_name: str
     companions: tuple[Companion, ...]
     remarks: tuple[str, ...] = ()
+    layers: tuple[tuple[str, str], ...] = ()
 
     @property
     def bytes_read(self) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from surgery.anatomy import Anatomy
+from surgery.blocks import spell
 from surgery.checkpoint import Checkpoint
 from surgery.companions import companions
 from surgery.conflicts import Conflicts
+from surgery.counterparts import Counterparts
 from surgery.dtypes import OUTPUT_DTYPES, DType
 from surgery.header import TensorInfo
 from surgery.layout import Entry, lay_out
@@ -16,6 +17,7 @@ from surgery.ops.base import RESULT, Op
 from surgery.plan import Plan, Source, TensorPlan
 from surgery.recipe import Recipe
 from surgery.select import Select, resolve
+from surgery.stacking import stack
 
 
 def make_plan(recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> Plan:
@@ -50,14 +52,16 @@ class _Planner:
     def __init__(self, recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> None:
         self.recipe = recipe
         self.inputs = inputs
-        self.start = inputs[recipe.start]
-        self.anatomies = {role: checkpoint.anatomy for role, checkpoint in inputs.items()}
-        self.conflicts = Conflicts(recipe, inputs, self.anatomies)
+        self.conflicts = Conflicts(recipe)
+        self.stacking = stack(recipe, inputs, self.conflicts)
+        self.start = self.stacking.start
+        self.anatomy = self.start.anatomy
+        self.counterparts = Counterparts(inputs, self.stacking, recipe, self.conflicts)
         self.remarks: dict[str, list[str]] = {}
         self.ops: dict[tuple[int, str], Op] = {}  # by step and tensor, with the numbers for that tensor
 
     def plan(self) -> Plan:
-        drafts = {name: _Draft(Source(self.recipe.start, info)) for name, info in self.start.tensors.items()}
+        drafts = {name: _Draft(source) for name, source in self.stacking.origins.items()}
         for number, op in enumerate(self.recipe.steps):
             names = self._selected(number, op)
             for name, resolved in self._resolved(number, op, names).items():
@@ -71,13 +75,12 @@ class _Planner:
 
     def _selected(self, number: int, op: Op) -> list[str]:
         """The tensors that a step edits: what it selects, less what its operation does not apply to."""
-        anatomy = self.anatomies[self.recipe.start]
         try:
-            names = resolve(self._scope(op), anatomy, list(self.start.tensors))
+            names = resolve(self._scope(op), self.anatomy, list(self.start.tensors))
         except ValueError as error:
             self.conflicts.step(number, f"select: {error}")
             return []
-        names = self._with_tied_twin(names, anatomy)
+        names = self._with_tied_twin(names)
         if op.kind == "copy":
             return names
         edited = [name for name in names if self._applies(number, op, self.start.tensors[name])]
@@ -92,9 +95,8 @@ class _Planner:
 
     def _resolved(self, number: int, op: Op, names: Sequence[str]) -> dict[str, Op]:
         """The operation for each of these tensors, with that tensor's numbers."""
-        anatomy = self.anatomies[self.recipe.start]
         try:
-            tables = {graded: graded.table(anatomy, list(self.start.tensors)) for graded in op.graded}
+            tables = {graded: graded.table(self.anatomy, list(self.start.tensors)) for graded in op.graded}
         except ValueError as error:
             self.conflicts.step(number, f"a rule: {error}")
             return {}
@@ -116,14 +118,13 @@ class _Planner:
         """What a step selects; of a natural scope, which the user did not write, the groups that the model has."""
         if op.select is not None:
             return op.select
-        anatomy = self.anatomies[self.recipe.start]
-        present = {anatomy.group_of(name) for name in self.start.tensors}
+        present = {self.anatomy.group_of(name) for name in self.start.tensors}
         groups = tuple(group for group in op.natural.tensors if group in present)
         return op.natural.model_copy(update={"tensors": groups or op.natural.tensors})
 
-    def _with_tied_twin(self, names: list[str], anatomy: Anatomy) -> list[str]:
+    def _with_tied_twin(self, names: list[str]) -> list[str]:
         """A tied head that is stored all the same is edited together with the embedding that it must equal."""
-        pair = {anatomy.embedding, anatomy.head}
+        pair = {self.anatomy.embedding, self.anatomy.head}
         chosen = set(names)
         if not self.start.tied or None in pair or not (pair & chosen):
             return names
@@ -131,7 +132,8 @@ class _Planner:
 
     def _applies(self, number: int, op: Op, info: TensorInfo) -> bool:
         if not info.dtype.arithmetic:
-            if not self.conflicts.quantised(number, self.recipe.start, info):
+            origin = self.stacking.origins[info.name]
+            if not self.counterparts.quantised(number, origin.role, origin.info):
                 self._remark(f"steps[{number}] leaves {info.dtype.name} tensors as they are", info.name)
             return False
         return op.kind in ("elementwise", "rows") or _is_matrix(info)
@@ -153,10 +155,11 @@ class _Planner:
 
     def _remark_what_is_left_out(self) -> None:
         """Tensors that only another role has: they are read by nothing and go nowhere."""
-        for role, checkpoint in self.inputs.items():
-            for name in checkpoint.tensors:
+        whole = "the output" if self.stacking.blocks else f"`{self.recipe.start}`"
+        for role, view in self.stacking.views.items():
+            for name in view:
                 if name not in self.start.tensors:
-                    self._remark(f"`{role}` has tensors that `{self.recipe.start}` lacks; they are left out", name)
+                    self._remark(f"`{role}` has tensors that {whole} lacks; they are left out", name)
 
     def _compare_vocabularies(self) -> None:
         """A tokenizer taken from another role must fit the embeddings of `start`."""
@@ -165,7 +168,7 @@ class _Planner:
             return
         rows = {}
         for role in (self.recipe.start, lender):
-            embedding = self.anatomies[role].embedding
+            embedding = self.inputs[role].anatomy.embedding
             rows[role] = self.inputs[role].tensors[embedding].shape[0] if embedding else None
         ours, theirs = rows[self.recipe.start], rows[lender]
         if ours != theirs:
@@ -176,11 +179,11 @@ class _Planner:
 
     def _source(self, number: int, role: str, info: TensorInfo) -> Source | None:
         """The tensor of another role that belongs to `info`, or None and a conflict."""
-        checkpoint, parts = self.inputs[role], self.anatomies[role]
-        found = checkpoint.tensors.get(info.name)
-        if found is None and checkpoint.tied and info.name == self.anatomies[self.recipe.start].head:
-            found = checkpoint.tensors.get(parts.embedding or "")  # a tied head that is not stored
-        if self.conflicts.between(number, role, info, found):
+        checkpoint = self.inputs[role]
+        found = self.stacking.views[role].get(info.name)
+        if found is None and checkpoint.tied and info.name == self.anatomy.head:
+            found = checkpoint.tensors.get(checkpoint.anatomy.embedding or "")  # a tied head that is not stored
+        if self.counterparts.between(number, role, info, found):
             return None
         assert found is not None
         return Source(role, found)
@@ -200,7 +203,7 @@ class _Planner:
         entries = [
             Entry(name, _output_dtype(info, chosen), info.shape, info.file) for name, info in self.start.tensors.items()
         ]
-        layout = lay_out(entries, self.start, self.recipe.output.shard_size)
+        layout = lay_out(entries, self.start, self.recipe.output.shard_size or self.stacking.shard_bytes)
         tokenizer = self.inputs[self.recipe.output.tokenizer or self.recipe.start]
         return Plan(
             recipe=self.recipe,
@@ -209,8 +212,14 @@ class _Planner:
             files=layout.files,
             index=layout.index,
             index_name=layout.index_name,
-            companions=companions(self.start, tokenizer, self.recipe.output.dtype if chosen else None),
-            remarks=tuple(_told(text, names) for text, names in self.remarks.items()),
+            companions=companions(
+                self.start,
+                tokenizer,
+                self.recipe.output.dtype if chosen else None,
+                restacked=bool(self.stacking.blocks),
+            ),
+            remarks=(*self.stacking.remarks, *(_told(text, names) for text, names in self.remarks.items())),
+            layers=tuple((spell(block.outcome), str(block)) for block in self.stacking.blocks),
         )
 
     def _tensor(self, draft: _Draft, slot: TensorInfo) -> TensorPlan:

@@ -25,16 +25,18 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from surgery.document import read_document
 from surgery.errors import Fault, RecipeError
+from surgery.layers import LayerRangeField
 from surgery.mapping_source import read_mapping
 from surgery.mergekit import Converted, convert, is_merge_file
 from surgery.ops import Step
 from surgery.ops.base import RESULT, Op
 from surgery.parameters import NAME, NAME_RULE, Substitution
 from surgery.size import parse_size
-from surgery.source import Mistake, Source
+from surgery.source import Mistake, Path, Source
 from surgery.validation import mistakes as mistakes_of
 from surgery.wording import did_you_mean, quoted, show
 
@@ -83,6 +85,7 @@ RoleName = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$", "not": {"const": RESULT}}),
 ]
 InputRole = Annotated[str, AfterValidator(_input_role)]
+Slice = Annotated[dict[InputRole, LayerRangeField], Field(min_length=1)]  # of each role as many layers
 ShardSize = Annotated[
     int | None,  # bytes
     BeforeValidator(_shard_size),
@@ -110,7 +113,7 @@ class Output(BaseModel):
     shard_size: ShardSize = Field(
         default=None,
         json_schema_extra={"default": KEEP},
-        description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`",
+        description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`, with slices none larger",
     )
     tokenizer: InputRole | None = Field(
         default=None, description="the role whose tokenizer and chat template go with it; default: `start`"
@@ -127,15 +130,23 @@ class Recipe(BaseModel):
     models: tuple[RoleName, ...] = Field(
         min_length=1, description="roles; the checkpoints on the command line are bound to them in this order"
     )
+    slices: Annotated[tuple[Slice, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="the output's layers, from the first to the last: in each slice some layers of one or several "
+        "roles, which the steps work on together; those of the first role are edited",
+    )
     start: InputRole = Field(
-        default_factory=lambda data: data["models"][-1],
-        description="the role of the checkpoint that the steps edit; default: the last of `models`",
+        default_factory=lambda data: next(iter(data["slices"][0])) if data["slices"] else data["models"][-1],
+        description="the role of the checkpoint that the steps edit; default: the last of `models`. With `slices`: of "
+        "that whose config and tensors outside the layers the output gets; default: the first of the first slice",
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="named values, used as `$name` in steps and output; `--set name=value` replaces them",
     )
-    steps: tuple[Step, ...] = Field(min_length=1, description="what to do, in order, on each tensor")
+    steps: tuple[Step, ...] = Field(
+        default=(), validate_default=True, description="what to do, in order, on each tensor"
+    )
     output: Output = Field(default_factory=Output, description="how the result is stored")
 
     _source: Source = PrivateAttr()
@@ -148,6 +159,22 @@ class Recipe(BaseModel):
         if repeated:
             raise ValueError(f"found {quoted(repeated)} more than once; every role needs its own name")
         return models
+
+    @field_validator("slices")
+    @classmethod
+    def _given(cls, slices: tuple[Slice, ...] | None) -> tuple[Slice, ...]:
+        if slices is None:  # `slices:` with nothing after it; the default does not come here
+            raise PydanticKnownError("list_type")
+        return slices
+
+    @field_validator("steps")
+    @classmethod
+    def _something_to_do(cls, steps: tuple[Op, ...], info: ValidationInfo) -> tuple[Op, ...]:
+        if steps or info.data.get("slices", True):  # of wrong slices it is told what is wrong with them
+            return steps
+        if "steps" in (info.context or {}).get("keys", ()):
+            raise PydanticKnownError("too_short", {"field_type": "Tuple", "min_length": 1, "actual_length": 0})
+        raise PydanticKnownError("missing")
 
     @property
     def text(self) -> str:
@@ -171,7 +198,11 @@ class Recipe(BaseModel):
 
     def where(self, step: int) -> str:
         """`recipe.yaml:9 steps[0]`."""
-        return self._source.where(("steps", step))
+        return self.place(("steps", step))
+
+    def place(self, path: Path) -> str:
+        """`recipe.yaml:9 slices[0].base`, for `("slices", 0, "base")`."""
+        return self._source.where(path)
 
     def canonical(self) -> dict[str, Any]:
         """All that decides the result, as plain JSON data that `load` reads back: no prose, no parameters."""
@@ -211,8 +242,9 @@ def _resolve(source: Source, settings: dict[str, object]) -> Recipe:
     wrong = [*source.mistakes, *work.mistakes]
     recipe: Recipe | None = None
     try:
+        context = {"roles": roles or None, "keys": work.data.keys()}
         recipe = Recipe.model_validate_json(
-            json.dumps(work.data), strict=True, by_alias=True, by_name=False, context={"roles": roles or None}
+            json.dumps(work.data), strict=True, by_alias=True, by_name=False, context=context
         )
     except ValidationError as error:
         void = [*work.void, *(mistake.path for mistake in wrong if mistake.void)]
@@ -231,29 +263,36 @@ def _with_origin(mistake: Mistake, work: Substitution) -> Mistake:
 
 
 def _unused_roles(data: Mapping[str, Any], roles: Sequence[str]) -> list[Mistake]:
-    """Roles that are neither `start` nor the tokenizer's nor read by a step.
+    """Roles that are neither `start` nor the tokenizer's, named by no slice and read by no step.
 
-    A wrong step counts as using every role that it may mean; where it shows none, nothing is said.
+    A wrong step or slice counts as using every role that it may mean; where it shows none, nothing is said.
     """
-    steps, output = data.get("steps"), data.get("output")
-    if not isinstance(steps, list) or not steps or not roles or len(set(roles)) < len(roles):
+    slices, steps, output = data.get("slices", []), data.get("steps", []), data.get("output")
+    if not isinstance(slices, list) or not isinstance(steps, list) or not (slices or steps):
         return []
-    start = data.get("start")
+    if not roles or len(set(roles)) < len(roles):
+        return []
+    first = next(iter(slices[0]), None) if slices and isinstance(slices[0], dict) else None
+    start = data.get("start", first)
     used = {start if start in roles else did_you_mean(str(start), roles) or roles[-1]}
     tokenizer = output.get("tokenizer") if isinstance(output, dict) else None
     used.update([tokenizer] if isinstance(tokenizer, str) else ())
+    names = [list(each) if isinstance(each, dict) else [] for each in slices]
     step_of: TypeAdapter[Op] = TypeAdapter(Step)
     context = {"roles": roles}
     for step in steps:
         try:
             used.update(step_of.validate_python(step, by_alias=True, by_name=False, context=context).reads)
         except ValidationError:
-            meant = {name for text in _texts(step) if (name := did_you_mean(text, roles))}
-            if not meant:
-                return []
-            used |= meant
+            names.append(_texts(step))
+    for texts in names:
+        meant = {name for text in texts if (name := did_you_mean(text, roles))}
+        if not meant:
+            return []
+        used |= meant
+    nobody = "no slice names `{0}`, no step reads it" if slices else "no step reads `{0}`"
     return [
-        Mistake(("models", i), f"no step reads `{role}`, and it is not `start`; use it or remove it")
+        Mistake(("models", i), f"{nobody.format(role)}, and it is not `start`; use it or remove it")
         for i, role in enumerate(data["models"])
         if role in roles and role not in used
     ]

@@ -29,7 +29,13 @@ def schema() -> dict[str, Any]:
     definitions["Parameter"] = _PARAMETER
     parameters = made["properties"]["parameters"]
     parameters["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
-    del made["properties"]["steps"]["items"]["discriminator"]  # of OpenAPI; the constants of `op` say the same
+    properties = made["properties"]
+    del properties["steps"]["items"]["discriminator"]  # of OpenAPI; the constants of `op` say the same
+    del properties["steps"]["default"]
+    made["anyOf"] = [{"required": ["slices"]}, {"required": ["steps"], "properties": {"steps": {"minItems": 1}}}]
+    slices = properties["slices"]
+    slices["anyOf"].remove({"type": "null"})
+    properties["slices"] = _below({"slices": slices})["slices"]
     description = "A recipe of `surgery`: what to do with the weights of which checkpoints."
     return {"$schema": _DIALECT, **made, "title": "Recipe", "description": description, "$defs": definitions}
 

@@ -39,6 +39,8 @@ linears = st.fixed_dictionaries(
         "normalize": st.booleans(),
     },
 )
+ranges = st.sampled_from(["all", "first 75%", "last 4", "0-9", 3, ["0-4", "2-7", 7]])
+slices = st.lists(st.fixed_dictionaries({"base": ranges, "sft": ranges}), min_size=1, max_size=3)
 recipes = st.fixed_dictionaries(
     {
         "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
@@ -47,6 +49,7 @@ recipes = st.fixed_dictionaries(
     },
     optional={
         "summary": st.text(st.characters(categories=["L", "N", "P", "Zs"]), max_size=40),
+        "slices": slices,
         "start": st.just("sft"),
         "output": st.fixed_dictionaries(
             {},

@@ -41,6 +41,20 @@ def test_of(value: object, n: int, expected: set[int]) -> None:
     assert LayerRange.parse(value).of(n) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "n", "expected"),
+    [
+        ("all", 3, [0, 1, 2]),
+        ("last 2", 5, [3, 4]),
+        (["3-4", "0-1", 4, 4], 9, [3, 4, 0, 1, 4, 4]),
+        ("2-4", 3, [2, 3, 4]),
+    ],
+)
+def test_in_order(value: object, n: int, expected: list[int]) -> None:
+    """As written, repeated ones as often, and without a look at where the stack ends."""
+    assert list(LayerRange.parse(value).in_order(n)) == expected
+
+
 @given(st.integers(1, 200), st.integers(0, 100))
 def test_first_and_last_divide_a_stack(n: int, k: int) -> None:
     """`first k` and `last n-k` are disjoint and together everything."""

@@ -56,6 +56,11 @@ MUTATIONS: dict[str, dict[tuple[str | int, ...], object]] = {
     "reserved role": {("models",): ["base", "result"]},
     "no models": {("models",): []},
     "no steps": {("steps",): []},
+    "slices of nothing": {("slices",): []},
+    "slices that are nothing": {("slices",): None},
+    "slice without roles": {("slices",): [{}]},
+    "slice is a range": {("slices",): ["0-9"]},
+    "layers of a slice": {("slices",): [{"sft": "some"}]},
     "name": {("name",): "two words"},
     "dtype": {("output",): {"dtype": "int8"}},
     "shard size": {("output",): {"shard_size": "5 gigs"}},
@@ -97,6 +102,13 @@ def test_parameters_may_stand_anywhere(step: dict[str, object]) -> None:
     """`$name` is valid as any value of a step or of the output, also in lists and maps."""
     recipe = {"name": "x", "models": ["base", "sft"], "steps": [step], "output": {"dtype": "$d", "shard_size": "$s"}}
     assert list(VALIDATOR.iter_errors(recipe)) == []
+
+
+@pytest.mark.parametrize("slices", [[{"sft": "0-3"}, {"sft": [0, "2-3"], "base": "first 75%"}], [{"sft": "$part"}]])
+@pytest.mark.parametrize("steps", [{}, {"steps": []}])
+def test_slices_need_no_steps(slices: list[object], steps: dict[str, object]) -> None:
+    """A recipe that only stacks layers is valid, with parameters too."""
+    assert list(VALIDATOR.iter_errors({"name": "x", "models": ["base", "sft"], "slices": slices, **steps})) == []
 
 
 def test_every_operation_is_described() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HEADER = "name: x\nmodels: [base, sft]\nsteps:\n"
 USE = "  - {op: restore_values, from: base}\n"
+LAYERS = "`all`, `first 25%`, `last 4`, a range `0-9`, or a list of ranges `[0-4, 20-27]`"
 QUANTITY = "expected a count such as `64`, a percentage from `0%` to `100%`, or `all`"
 OPERATIONS = (
     "the operations are: `restore_directions`, `swap_directions`, `restore_values`, `reset_layers`, "
@@ -113,6 +114,53 @@ FAULTS = {
     "no steps": (
         "name: x\nmodels: [sft]\nsteps: []\n",
         ["recipe.yaml:3 steps: found an empty list; expected at least 1"],
+    ),
+    "no slices": (
+        "name: x\nmodels: [sft]\nslices: []\n",
+        ["recipe.yaml:3 slices: found an empty list; expected at least 1"],
+    ),
+    "slices are missing after all": (
+        "name: x\nmodels: [sft]\nslices:\nsteps: []\n",
+        ["recipe.yaml:3 slices: found nothing; expected a list"],
+    ),
+    "slices are a map": (
+        "name: x\nmodels: [sft]\nslices: {sft: 0-3}\n",
+        ["recipe.yaml:3 slices: found a map; expected a list"],
+    ),
+    "a slice is no map": (
+        "name: x\nmodels: [sft]\nslices:\n  - 0-3\n",
+        ["recipe.yaml:4 slices[0]: found `0-3`; expected a map"],
+    ),
+    "a slice without a role": (
+        "name: x\nmodels: [sft]\nslices:\n  - {sft: 1}\n  - {}\n",
+        ["recipe.yaml:5 slices[1]: found an empty map; expected at least 1"],
+    ),
+    "a slice's role": (
+        "name: x\nmodels: [base, sft]\nslices:\n  - {base: 0-3}\n  - {stf: 2-4}\n",
+        ["recipe.yaml:5 slices[1].stf: `stf` is not among the recipe's models: `base`, `sft`; did you mean `sft`?"],
+    ),
+    "a slice's layers": (
+        "name: x\nmodels: [base, sft]\nslices:\n  - {base: 3-0,\n     sft: some}\n",
+        [
+            "recipe.yaml:4 slices[0].base: found the range `3-0`, which runs backwards; write `0-3`",
+            f"recipe.yaml:5 slices[0].sft: found `some`; expected {LAYERS}",
+        ],
+    ),
+    "a role that no slice names": (
+        "name: x\nmodels: [base, spare, sft]\nslices:\n  - {base: 0-3, sft: 0-3}\nsteps: []\n",
+        [
+            (
+                "recipe.yaml:2 models[1]: no slice names `spare`, no step reads it, and it is not `start`; use it or "
+                "remove it"
+            ),
+        ],
+    ),
+    "a parameter in a slice": (
+        "name: x\nmodels: [sft]\nparameters: {part: much}\nslices:\n  - {sft: $part}\n  - {sft: $prat}\n",
+        [
+            f"recipe.yaml:5 slices[0].sft: found `much`; expected {LAYERS} (from parameter `part`)",
+            "recipe.yaml:6 slices[1].sft: unknown parameter `$prat`; did you mean `$part`?",
+        ],
     ),
     "steps is a map": (
         "name: x\nmodels: [base, sft]\nsteps:\n  op: restore_values\n  from: base\n",
@@ -227,8 +275,8 @@ FAULTS = {
         HEADER + USE + "x: 1\n---\n",
         [
             (
-                "recipe.yaml:5 x: unknown key `x`; expected: `name`, `summary`, `models`, `start`, `parameters`, "
-                "`steps`, `output`"
+                "recipe.yaml:5 x: unknown key `x`; expected: `name`, `summary`, `models`, `slices`, `start`, "
+                "`parameters`, `steps`, `output`"
             ),
             "recipe.yaml:6: a second document starts here; expected one",
         ],

@@ -142,7 +142,8 @@ def _averages(sweep: Sweep, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Averages of each two models of which a recipe edits one with the other, unless the sweep has them already."""
     pairs: dict[tuple[str, str], None] = {}
     for candidate in candidates:
-        if len(candidate.models) == 2 and candidate.kind == "variant":
+        stacked = candidate.recipe.slices is not None  # the two models may be of different depth
+        if len(candidate.models) == 2 and candidate.kind == "variant" and not stacked:
             other = next(role for role in candidate.models if role != candidate.recipe.start)
             pairs[candidate.models[other], candidate.models[candidate.recipe.start]] = None
     known = [(candidate.recipe.canonical(), candidate.models) for candidate in candidates]
@@ -164,7 +165,7 @@ def make_candidate(
     name = " ".join(name.split())
     if len(name) > MAX_NAME:
         name = f"{name[: MAX_NAME - 8]}… {hashlib.blake2b(name.encode(), digest_size=3).hexdigest()}"
-    plain = all(step.op == "linear" for step in recipe.steps)
+    plain = recipe.slices is None and all(step.op == "linear" for step in recipe.steps)
     return Candidate(name, "baseline" if plain else "variant", recipe, typed, dict(models), dict(parameters))
 
 
