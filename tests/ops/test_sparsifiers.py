@@ -73,7 +73,7 @@ def test_magprune_keeps_what_is_larger_more_often():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probabilities_of_magprune(dtype: torch.dtype):
-    """They rise with the rank in the row; among equal magnitudes the first has the lowest; one alone has the density."""
+    """They rise with the rank in the row, of equal magnitudes from left to right; one alone has the density."""
     d = torch.tensor([[3.0, -1.0, 0.0, 2.0, -4.0], [1.0, -1.0, 1.0, 0.0, -1.0]], dtype=dtype)
     expected = torch.tensor([[0.6, 0.4, 0.3, 0.5, 0.7], [0.4, 0.5, 0.6, 0.3, 0.7]])
     assert torch.allclose(probabilities(d, 0.5, 0.2), expected)
