@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from surgery.ops.magprune import probabilities
+from surgery.ops.whole import Piece, Whole
+from surgery.spectral.decomposer import Decomposer
 from tests.ops.sums import BASE, MODELS, RANDOM, SOURCES, N, kept, made, op
 from tests.ops.whole import NAME, edited
 
@@ -73,18 +77,35 @@ def test_magprune_keeps_what_is_larger_more_often():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probabilities_of_magprune(dtype: torch.dtype):
-    """They rise with the rank in the row; the first of equal magnitudes has the lowest; one alone has the density."""
+    """They rise with the rank in the row, of equal magnitudes from left to right; one alone has the density."""
     d = torch.tensor([[3.0, -1.0, 0.0, 2.0, -4.0], [1.0, -1.0, 1.0, 0.0, -1.0]], dtype=dtype)
     expected = torch.tensor([[0.6, 0.4, 0.3, 0.5, 0.7], [0.4, 0.5, 0.6, 0.3, 0.7]])
     assert torch.allclose(probabilities(d, 0.5, 0.2), expected)
     assert torch.allclose(probabilities(d[:, :1], 0.3, 0.2), torch.tensor([[0.3], [0.3]]))
 
 
-def test_passes():
-    """Two to measure thresholds, one for the L1 norms, one to edit."""
-    assert op("task_arithmetic").passes == 1
-    assert op("ties", density=0.5).passes == 3
-    assert op("ties", density=[1, 1, 0.5], rescale=True).passes == 4
-    assert op("breadcrumbs", density=0.5).passes == 3
-    assert op("dare_ties", density=0.5).passes == 2
-    assert op("della", density=0.5, rescale=False).passes == 1
+@pytest.mark.parametrize(
+    ("name", "parameters", "passes"),
+    [
+        ("task_arithmetic", {}, 1),
+        ("ties", {}, 1),
+        ("ties", {"density": 0.5}, 3),
+        ("ties", {"density": [1, 1, 0.5], "rescale": True}, 4),
+        ("breadcrumbs", {"density": 0.5}, 3),
+        ("dare_ties", {"density": 0.5}, 2),
+        ("della", {"density": 0.5, "rescale": False}, 1),
+        ("sce", {"select_topk": 0.5}, 4),
+        ("ramplus_tl", {}, 2),
+    ],
+)
+def test_passes(name: str, parameters: dict[str, Any], passes: int):
+    """Two to measure thresholds, one for sums, one to edit: as many as the plan counts are made."""
+    step = op(name, **parameters)
+    asked: list[int] = []
+
+    def pieces() -> Iterator[Piece]:
+        asked.append(1)
+        yield Piece(BASE, SOURCES, 0, Decomposer())
+
+    step.prepare(Whole(NAME, tuple(BASE.shape), pieces))
+    assert len(asked) + 1 == step.passes == passes
