@@ -43,7 +43,7 @@ class _Della(SparseTaskVectorSum):
         ]
 
     def workspace(self, shape: tuple[int, ...]) -> int:
-        return super().workspace(shape) + 32 * math.prod(shape)  # the sort: magnitudes, order, both once more
+        return super().workspace(shape) + 16 * math.prod(shape)  # what is sorted, and random numbers
 
     def flops(self, shape: tuple[int, ...]) -> int:
         comparisons = max(1, math.ceil(math.log2(max(shape[-1], 2)))) if shape else 1
@@ -58,19 +58,6 @@ def _check(role: str, density: Number, epsilon: Number) -> None:
         )
 
 
-class Della(_Della):
-    """As `della_linear`, and of the v_i only those are summed whose entry has the elected sign (see `election`), and
-    divided by the sum of their weights.
-
-    Source: Deep et al. 2024, DELLA-Merging: reducing interference in model merging through magnitude-based sampling,
-    arXiv 2406.11617, section 3.
-    """
-
-    op: Literal["della"]
-    elects: ClassVar[bool] = True
-    normalize: bool = Field(default=True, description="divide by the sum of the weights that agree")
-
-
 class DellaLinear(_Della):
     """W' = b + lambda sum_i w_i v_i, v_i being the task vector d_i of which an entry is kept with a probability between
     density - epsilon and density + epsilon that rises with its rank by size in its row (see `magprune`), rescaled.
@@ -82,3 +69,16 @@ class DellaLinear(_Della):
     """
 
     op: Literal["della_linear"]
+
+
+class Della(_Della):
+    """As `della_linear`, and of the v_i only those are summed whose entry has the elected sign (see `election`), and
+    divided by the sum of their weights.
+
+    Source: Deep et al. 2024, DELLA-Merging: reducing interference in model merging through magnitude-based sampling,
+    arXiv 2406.11617, section 3.
+    """
+
+    op: Literal["della"]
+    elects: ClassVar[bool] = True
+    normalize: bool = Field(default=True, description="divide by the sum of the weights that agree")

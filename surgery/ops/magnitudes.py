@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,11 +53,12 @@ class Magnitudes:
         places = [[_place(upper, k) for k in wanted] for upper, wanted in zip(self._upper, ranks, strict=True)]
         lower = {(i, bin_): np.zeros(LOWER, dtype=np.int64) for i, found in enumerate(places) for bin_, _ in found}
         for piece in self._whole.pieces() if lower else ():
-            for i, v in enumerate(self._vectors(piece)):
-                bits = bits_of_magnitude(v) if places[i] else v
-                for bin_ in dict.fromkeys(bin_ for bin_, _ in places[i]):
-                    within = bits[(bits >> LOWER_BITS) == bin_]
-                    lower[i, bin_] += _counts(within & (LOWER - 1), LOWER)
+            vectors = self._vectors(piece)
+            for i, measured in groupby(lower, key=itemgetter(0)):
+                bits = bits_of_magnitude(vectors[i])
+                for key in measured:
+                    inside = bits[(bits >> LOWER_BITS) == key[1]]
+                    lower[key] += _counts(inside & (LOWER - 1), LOWER)
         return [
             [_magnitude(bin_ << LOWER_BITS | _place(lower[i, bin_], left)[0]) for bin_, left in found]
             for i, found in enumerate(places)

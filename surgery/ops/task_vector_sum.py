@@ -61,7 +61,7 @@ class TaskVectorSum(TaskVectorOp):
         return combination([c / divisor for c in coefficients], vectors)
 
     def workspace(self, shape: tuple[int, ...]) -> int:
-        return 4 * (len(self.models) + 5) * math.prod(shape)
+        return 4 * (len(self.models) + (6 if self.elects else 4)) * math.prod(shape)
 
     def flops(self, shape: tuple[int, ...]) -> int:
         return (9 if self.elects else 3) * len(self.models) * math.prod(shape)

@@ -14,53 +14,9 @@ from torch import Tensor
 
 import surgery
 from surgery.ops import OPS
-from surgery.ops.base import Op
-from tests.ops.whole import NAME, edited
+from tests.ops.sums import BASE, ELECTING, MODELS, RANDOM, SOURCES, SPARSE, SUMS, N, kept, made, op
+from tests.ops.whole import edited
 from tests.pairs import llama, near, read, write
-
-GENERATOR = torch.Generator().manual_seed(5)
-BASE = torch.randn(40, 30, generator=GENERATOR)
-MODELS = {name: BASE + 0.1 * torch.randn(40, 30, generator=GENERATOR) for name in ("x", "y", "z")}
-SOURCES = {"base": BASE, **MODELS}
-N = BASE.numel()
-
-SUMS = (
-    "task_arithmetic",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "della",
-    "della_linear",
-)
-SPARSE = SUMS[1:]
-RANDOM = tuple(name for name in SUMS if name.startswith(("dare", "della")))
-ELECTING = ("ties", "dare_ties", "breadcrumbs_ties", "della")
-
-
-def op(name: str, **parameters: Any) -> Op:
-    """With all three models unless told otherwise."""
-    given = {"op": name, "base": "base", "models": ["x", "y", "z"], **parameters}
-    return OPS[name].model_validate(given, context={"roles": ("base", "x", "y", "z")})
-
-
-def made(
-    name: str,
-    sources: dict[str, Tensor] | None = None,
-    *,
-    elements: int = 1 << 19,
-    rows: int = 1 << 19,
-    **parameters: Any,
-) -> Tensor:
-    """The result of an operation."""
-    sources = sources or SOURCES
-    return edited(op(name, **parameters), sources["base"], sources, elements=elements, rows=rows)
-
-
-def kept(name: str, role: str, **parameters: Any) -> Tensor:
-    """Which entries of a task vector an operation keeps: those that it changes where this is the only one."""
-    return made(name, models=[role], rescale=False, normalize=False, **parameters) != BASE
 
 
 def merged(vectors: list[Tensor], weights: list[float], *, elects: bool, normalize: bool, factor: float) -> Tensor:
@@ -259,33 +215,12 @@ def test_what_is_no_number_stays_none(name: str):
         assert not made(name, broken, **extra)[3:6, 4:8].isfinite().any()
 
 
-def test_ties_are_kept_together():
-    """All entries as large as the last that is kept are, whatever their signs and places."""
-    W = torch.tensor([1.0, -2.0, 2.0, 2.0, 3.0, 0.5, -2.0, 1.0])
-    sources = {"base": torch.zeros(8), "x": W}
-    found = made("ties", sources, models=["x"], density=0.25, elements=3)
-    assert torch.equal(found, W * (W.abs() >= 2))
-    found = made("breadcrumbs", sources, models=["x"], density=0.25, gamma=0.125, elements=3)
-    assert torch.equal(found, W * (W.abs() == 2))
-
-
 def test_nothing_is_divided_by_weights_that_are_0_or_cancel():
     """All weights 0 give the base; where the weights that agree cancel, the sum stays a sum."""
     for name in SUMS:
         assert torch.equal(made(name, weights=0, normalize=True), BASE)
     sources = {"base": torch.zeros(1), "x": torch.tensor([3.0]), "y": torch.tensor([-2.0]), "z": torch.zeros(1)}
     assert torch.equal(made("ties", sources, weights=[1, -1, 1]), torch.tensor([5.0]))
-
-
-def test_at_least_one_entry_is_kept_by_ties():
-    """Of a small tensor and a small density."""
-    sources = {"base": torch.zeros(4), "x": torch.tensor([1.0, -4.0, 2.0, 3.0])}
-    assert torch.equal(made("ties", sources, models=["x"], density=0.01), torch.tensor([0.0, -4.0, 0.0, 0.0]))
-
-
-def test_breadcrumbs_leave_room_for_the_density():
-    """Where density and gamma together exceed 1, gamma gives way."""
-    assert kept("breadcrumbs", "x", density=0.9, gamma=0.5).sum() == int(0.9 * N)
 
 
 def test_the_sign_of_the_sum_decides():
@@ -298,53 +233,6 @@ def test_the_sign_of_the_sum_decides():
     }
     assert torch.equal(made("ties", sources), torch.tensor([3.0, 3.0, 1.0, 2.0]))
     assert torch.equal(made("ties", sources, weights=[1, 2, 2]), torch.tensor([-1.0, 3.0, -1.0, 2.0]))
-
-
-@pytest.mark.parametrize("name", RANDOM)
-def test_what_is_kept_depends_on_seed_role_and_tensor(name: str):
-    """The same again gives the same; each of the three alone gives another mask."""
-    step = op(name, models=["x"], density=0.5)
-    again, other = op(name, models=["x"], density=0.5), op(name, models=["x"], density=0.5, seed=1)
-    sources = {**SOURCES, "y": MODELS["x"]}
-    first = edited(step, BASE, sources)
-    assert torch.equal(edited(again, BASE, sources, elements=100, rows=3), first) or name.startswith(("dare", "della"))
-    for found in (
-        edited(other, BASE, sources),
-        edited(op(name, models=["y"], density=0.5), BASE, sources),
-        edited(step, BASE, sources, name=NAME + "_"),
-    ):
-        assert 0.3 < ((found == BASE) != (first == BASE)).double().mean() < 0.7
-
-
-@pytest.mark.parametrize("name", RANDOM)
-@pytest.mark.parametrize("density", [0.2, 0.7])
-def test_as_much_is_kept_as_density_says(name: str, density: float):
-    """To 5 standard deviations of the binomial distribution; the seed is fixed."""
-    share = kept(name, "x", density=density).double().mean()
-    assert abs(share - density) < 5 * math.sqrt(density * (1 - density) / N)
-
-
-def test_magprune_keeps_what_is_larger_more_often():
-    """The share of each rank's entries that is kept, over many rows, is density - epsilon + 2 epsilon r / (n - 1)."""
-    rows, n, density, epsilon = 4000, 5, 0.5, 0.4
-    ranks = torch.stack([torch.randperm(n, generator=GENERATOR) for _ in range(rows)])
-    signs = torch.randint(0, 2, (rows, n), generator=GENERATOR) * 2 - 1
-    sources = {"base": torch.zeros(rows, n), "x": ((1.0 + ranks) * signs)}
-    found = made("della_linear", sources, models=["x"], density=density, epsilon=epsilon, rescale=False)
-    for rank in range(n):
-        p = density - epsilon + 2 * epsilon * rank / (n - 1)
-        share = (found[ranks == rank] != 0).double().mean()
-        assert abs(share - p) < 5 * math.sqrt(p * (1 - p) / rows)
-
-
-def test_passes():
-    """Two to measure thresholds, one for the L1 norms, one to edit."""
-    assert op("task_arithmetic").passes == 1
-    assert op("ties", density=0.5).passes == 3
-    assert op("ties", density=[1, 1, 0.5], rescale=True).passes == 4
-    assert op("breadcrumbs", density=0.5).passes == 3
-    assert op("dare_ties", density=0.5).passes == 2
-    assert op("della", density=0.5, rescale=False).passes == 1
 
 
 @pytest.mark.parametrize(
