@@ -104,6 +104,15 @@ def test_numbers_that_do_not_go_together(pair: tuple[Path, Path], tmp_path: Path
         surgery.apply(recipe, pair, tmp_path / "out")
 
 
+def test_shares_that_do_not_exist(pair: tuple[Path, Path]) -> None:
+    """Where graded weights sum to 0 in some layer, merges that divide by the sum say in which."""
+    for op in ("nuslerp", "multislerp", "karcher"):
+        step = {"op": op, "models": ["base", "sft"], "weights": [[1, 0, 1], [1, 0, 1]]}
+        recipe = {"name": "x", "models": ["base", "sft"], "steps": [step]}
+        with pytest.raises(PlanError, match=r"for `model.layers.2.[a-z_.]*`: the weights \[0.0, 0.0\] sum to 0"):
+            surgery.plan(recipe, pair)
+
+
 def test_they_read_back(pair: tuple[Path, Path]) -> None:
     """The canonical recipe means the same plan; a number stays a number."""
     step = {"op": "slerp", "models": ["base", "sft"], "t": [{"tensors": "mlp", "value": [0, 1]}, {"value": 0.5}]}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Coefficient = float | Tensor
+    Coefficient = float | Tensor
 
 
 def combination(coefficients: Sequence[Coefficient], tensors: Sequence[Tensor]) -> Tensor:
@@ -30,7 +32,7 @@ def displaced(base: Tensor, coefficients: Sequence[Coefficient], tensors: Sequen
 
 
 def _add(total: Tensor, coefficient: Coefficient, tensor: Tensor) -> None:
-    if isinstance(coefficient, Tensor):
-        total.addcmul_(tensor, coefficient)
-    else:
+    if isinstance(coefficient, float | int):
         total.add_(tensor, alpha=coefficient)
+    else:
+        total.addcmul_(tensor, coefficient)

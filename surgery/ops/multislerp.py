@@ -21,7 +21,7 @@ class MultiSlerp(GeometricOp):
 
     v_i are the tensors W_i as vectors, and W' = v; with `base` v_i = W_i - b, and W' = b + v. With `normalize`, the
     default, w_i are the shares of `weights`. A v_i that is 0 has no direction and adds nothing to m. Where the
-    directions cancel, m = 0, v = sum_i w_i v_i.
+    directions cancel (|m| below 0.3 % of sum |w|, where float32 leaves it no direction), v = sum_i w_i v_i.
 
     Source: mergekit's multislerp (Goddard 2025, goddard.blog). It then takes a step from m / |m| by the mean of the
     v_i / |v_i| in the tangent space at that point. This mean is sum_i w_i (v_i / |v_i| - <v_i / |v_i|, m> m / |m|^2) =

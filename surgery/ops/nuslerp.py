@@ -20,13 +20,14 @@ class NuSlerp(GeometricOp):
     """v = sin((1 - t) a) / sin(a) v_0 + sin(t a) / sin(a) v_1, with t = w_1 / (w_0 + w_1), a the angle of v_0 and v_1.
 
     v_i are the tensors W_i, and W' = v; with `base` v_i = W_i - b, and W' = b + v. The `angles` are those of whole
-    `tensors`, taken as vectors, or one for each of the `rows`, or of the `columns`. Columns run through all dimensions
-    but the last (of a stack of matrices, through all of them). A tensor of one dimension has one angle in any case.
+    `tensors`, taken as vectors, or one for each of the `rows`, or of the `columns`. Rows run along the last dimension,
+    columns through all others: of a stack of matrices, through all of them. A tensor of one dimension has one angle.
 
     Where v_0 and v_1 are parallel or opposite, v = (1 - t) v_0 + t v_1. A vector that is 0 is at a right angle to every
-    other. Weights that sum to 0 are refused (mergekit takes t = 1/2). Source: mergekit's nuslerp, whose
-    `nuslerp_flatten: true`, its default, is `angles: tensors`; with `nuslerp_flatten: false`, `nuslerp_row_wise: false`
-    is `angles: rows`, and `nuslerp_row_wise: true` is `angles: columns`. The formula is Shoemake's, 1985.
+    other. Weights that sum to 0 are refused (mergekit takes t = 1/2). The formula is Shoemake's, 1985. Source:
+    mergekit's nuslerp, with `nuslerp_flatten: true`, its default, for `angles: tensors`; with `nuslerp_flatten: false` and
+    `nuslerp_row_wise: false` for `angles: rows`, `nuslerp_row_wise: true` for `angles: columns` (which are along the
+    first dimension there, of stacks too).
     """
 
     kind: ClassVar[Kind] = "rows"

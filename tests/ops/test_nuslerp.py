@@ -93,6 +93,15 @@ def test_a_vector_of_length_0_is_at_a_right_angle(angles: str):
     assert torch.equal(edited(nuslerp((1, 1), angles), A, {"a": zero, "b": zero}), zero)
 
 
+@pytest.mark.parametrize("angles", EACH)
+def test_float64_stays_float64(angles: str):
+    """In which the formula holds to its precision."""
+    a, b, c = A.double(), B.double(), C.double()
+    found = edited(nuslerp((1, 3), angles, base="base"), a, {"a": a, "b": b, "base": c}, rows=7)
+    assert found.dtype == torch.float64
+    assert torch.allclose(found, c + expected(0.75, a - c, b - c, angles), atol=1e-12)
+
+
 def test_rows_are_measured_as_they_come():
     """They take one pass, all else two."""
     assert [nuslerp(angles=angles).passes for angles in EACH] == [2, 1, 2]
