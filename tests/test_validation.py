@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from surgery.errors import RecipeError
+from surgery.ops import OPS
 from surgery.recipe import load
+from surgery.wording import quoted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,10 +18,7 @@ HEADER = "name: x\nmodels: [base, sft]\nsteps:\n"
 USE = "  - {op: restore_values, from: base}\n"
 LAYERS = "`all`, `first 25%`, `last 4`, a range `0-9`, or a list of ranges `[0-4, 20-27]`"
 QUANTITY = "expected a count such as `64`, a percentage from `0%` to `100%`, or `all`"
-OPERATIONS = (
-    "the operations are: `restore_directions`, `swap_directions`, `restore_values`, `reset_layers`, "
-    "`truncate_rank`, `linear`"
-)
+OPERATIONS = f"the operations are: {quoted(OPS)}"
 DIRECTIONS = "  - {op: restore_directions, from: base, head: 20%"
 
 FAULTS = {
@@ -52,8 +51,8 @@ FAULTS = {
         ["recipe.yaml:5 steps[1]: unknown operation `swap_direction`; did you mean `swap_directions`?"],
     ),
     "far-off operation": (
-        HEADER + USE + "  - {op: ties}\n",
-        [f"recipe.yaml:5 steps[1]: unknown operation `ties`; {OPERATIONS}"],
+        HEADER + USE + "  - {op: frobnicate}\n",
+        [f"recipe.yaml:5 steps[1]: unknown operation `frobnicate`; {OPERATIONS}"],
     ),
     "operation missing": (
         HEADER + USE + "  - {from: base}\n",
@@ -244,7 +243,7 @@ FAULTS = {
     ),
     "number of weights": (
         HEADER + "  - {op: linear, models: [base, sft], weights: [1]}\n",
-        ["recipe.yaml:4 steps[0].weights: found 1 weights for 2 models; expected one weight a model"],
+        ["recipe.yaml:4 steps[0].weights: found 1 weights for 2 models; expected one a model"],
     ),
     "duplicate key": (
         HEADER + "  - op: restore_values\n    from: base\n    from: sft\n",

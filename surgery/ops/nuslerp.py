@@ -25,9 +25,9 @@ class NuSlerp(GeometricOp):
 
     Where v_0 and v_1 are parallel or opposite, v = (1 - t) v_0 + t v_1. A vector that is 0 is at a right angle to every
     other. Weights that sum to 0 are refused (mergekit takes t = 1/2). The formula is Shoemake's, 1985. Source:
-    mergekit's nuslerp, with `nuslerp_flatten: true`, its default, for `angles: tensors`; with `nuslerp_flatten: false` and
-    `nuslerp_row_wise: false` for `angles: rows`, `nuslerp_row_wise: true` for `angles: columns` (which are along the
-    first dimension there, of stacks too).
+    mergekit's nuslerp, with `nuslerp_flatten: true`, its default, for `angles: tensors`; with `nuslerp_flatten: false`
+    and `nuslerp_row_wise: false` for `angles: rows`, `nuslerp_row_wise: true` for `angles: columns` (which are along
+    the first dimension there, of stacks too).
     """
 
     kind: ClassVar[Kind] = "rows"
