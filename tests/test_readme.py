@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import torch
 
 import evalkit
 import evalkit.scorer
@@ -19,8 +21,11 @@ from evalkit.demo.run import lay_out
 from evalkit.engines.base import Prompt
 from evalkit.sweeps.grid import expand
 from evalkit.sweeps.loading import load
+from surgery.ops.merge import MergeOp
+from surgery.ops.whole import Edit, Whole
 from surgery.yaml_source import read_yaml
 from tests.evalkit.fake_engine import FakeEngine, text
+from tests.ops.whole import edited
 from tests.smollm2 import Pair
 from tests.tiny_models import save_tiny
 
@@ -28,6 +33,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 LAUNCHERS = {"--module", "--nproc"}  # options of accelerate's and torch's own commands
 VERBS = [
     "apply",
+    "convert",
     "demo",
     "diff",
     "eval",
@@ -98,10 +104,23 @@ def test_the_recipe_that_is_shown_runs(place: Path) -> None:
 
 def test_the_python_that_is_shown_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, in the directory of the demo."""
-    _, code, *_ = blocks("python")
+    _, _, code, *_ = blocks("python")
     monkeypatch.chdir(place)
     exec(compile(code, "README.md", "exec"), {})
     assert surgery.verify("out-python").tensors == 75
+
+
+def test_the_operation_that_is_shown_works() -> None:
+    """With the imports that its file would have; whatever the pieces."""
+    code, *_ = blocks("python")
+    namespace: dict[str, Any] = {
+        "MergeOp": MergeOp, "Literal": Literal, "Whole": Whole, "Edit": Edit, "torch": torch, "math": math,
+    }  # fmt: skip
+    exec(compile(code, "README.md", "exec"), namespace)
+    op = namespace["Median"].model_validate({"op": "median", "models": ["a", "b", "c"]})
+    a, b, c = (torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    expected = torch.stack([a, b, c]).sort(dim=0).values[1]
+    assert torch.equal(edited(op, a, {"a": a, "b": b, "c": c}, elements=7), expected)
 
 
 def test_the_task_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +134,7 @@ def test_the_task_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(evalkit.scorer, "make_engine", lambda *_: FakeEngine(answer))
     for seed, name in enumerate(("base", "out")):
         save_tiny(tmp_path / name, seed=seed)
-    task, _, use, _ = blocks("python")
+    _, task, _, use, _ = blocks("python")
     namespace: dict[str, Any] = {}
     exec(compile(task, "README.md", "exec"), namespace)
     exec(compile(use, "README.md", "exec"), namespace)
