@@ -9,7 +9,8 @@ from surgery.conflicts import Conflicts
 from surgery.header import TensorInfo
 from surgery.plan import Source
 from surgery.recipe import Recipe
-from surgery.token_rows import REMEDY, TokenRows
+from surgery.token_positions import REMEDY, TokenPositions
+from surgery.token_rows import TokenRows
 
 # How integers of quantised weights are stored (bitsandbytes, GPTQ, AWQ, compressed-tensors).
 PACKED_DTYPES = ("U8", "I8", "I32", "U32")
@@ -19,9 +20,17 @@ PACKED_NAMES = (".weight", ".qweight", ".weight_packed")
 class Counterparts:
     """Compares the tensors that steps edit with those that they read; what does not fit goes to `conflicts`."""
 
-    def __init__(self, inputs: Mapping[str, Checkpoint], rows: TokenRows, recipe: Recipe, conflicts: Conflicts) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, Checkpoint],
+        rows: TokenRows,
+        positions: TokenPositions,
+        recipe: Recipe,
+        conflicts: Conflicts,
+    ) -> None:
         self._inputs = inputs
         self._rows = rows
+        self._positions = positions
         self._stacking = rows.stacking
         self._recipe = recipe
         self._conflicts = conflicts
@@ -130,7 +139,7 @@ class Counterparts:
 
     def _tokens(self, number: int, role: str, info: TensorInfo, _: TensorInfo | None) -> bool:
         """Rows that are matched by position must belong to the same tokens."""
-        message = self._rows.mismatch(self._owner(info).role, role) if info.name in self._rows.names else None
+        message = self._positions.mismatch(self._owner(info).role, role) if info.name in self._rows.names else None
         return message is not None and self._add(number, f"{role}: vocabulary", info.name, message)
 
     def _dtype(self, number: int, role: str, info: TensorInfo, found: TensorInfo | None) -> bool:

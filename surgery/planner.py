@@ -18,6 +18,7 @@ from surgery.plan import Plan, Source, TensorPlan
 from surgery.recipe import Recipe
 from surgery.select import Select, resolve
 from surgery.stacking import stack
+from surgery.token_positions import TokenPositions
 from surgery.token_rows import TokenRows
 
 
@@ -55,11 +56,12 @@ class _Planner:
         self.inputs = inputs
         self.conflicts = Conflicts(recipe)
         self.stacking = stack(recipe, inputs, self.conflicts)
+        self.positions = TokenPositions(recipe, inputs)
         self.rows = TokenRows(recipe, inputs, self.stacking, self.conflicts)
         self.stacking = self.rows.stacking
         self.start = self.stacking.start
         self.anatomy = self.start.anatomy
-        self.counterparts = Counterparts(inputs, self.rows, recipe, self.conflicts)
+        self.counterparts = Counterparts(inputs, self.rows, self.positions, recipe, self.conflicts)
         self.remarks: dict[str, list[str]] = {}
         self.ops: dict[tuple[int, str], Op] = {}  # by step and tensor, with the numbers for that tensor
 
@@ -71,7 +73,7 @@ class _Planner:
                 self.ops[number, name] = resolved
                 self._extend(drafts[name], number, resolved, self.start.tensors[name])
         self._refuse_dead_steps(drafts)
-        self.rows.check_lender(self.recipe.output.tokenizer or self.recipe.start)
+        self.positions.check_lender(self.recipe.output.tokenizer or self.recipe.start, self.conflicts)
         self._remark_what_is_left_out()
         self.conflicts.raise_all()
         return self._finish(drafts)
@@ -209,6 +211,7 @@ class _Planner:
             remarks=(
                 *self.stacking.remarks,
                 *self.rows.remarks,
+                *self.positions.remarks,
                 *(_told(text, names) for text, names in self.remarks.items()),
             ),
             layers=tuple((spell(block.outcome), str(block)) for block in self.stacking.blocks),

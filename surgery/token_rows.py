@@ -5,14 +5,11 @@ roles, first those of `start`, then the others' by role and id. Where a step rea
 this role has for token i. For a token that it lacks, it counts as having the row that the output begins with: that of
 `start`, or of the first role that has a token that `start` lacks. So its task vector from `start` is 0 there, and an
 average with it stays what `start` has. Rows of `start` beyond its tokens (padding) are treated likewise.
-
-Without `vocabulary`, rows are matched by position, and only where the two tokenizers have the same text for each row.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -24,21 +21,15 @@ from surgery.conflicts import Conflicts
 from surgery.errors import CheckpointError, NotInstalledError
 from surgery.groups import token_rank
 from surgery.header import TensorInfo
-from surgery.index import read_json
 from surgery.plan import Source
 from surgery.recipe import Recipe
 from surgery.row_map import RowMap
 from surgery.stacking import Stacking
-from surgery.union_tokenizer import NewToken, united
-from surgery.vocabulary import TOKENIZER_FILE, Vocabulary, differences, has_tokenizer_file, read_vocabulary
-from surgery.wording import numbered, quoted, show
+from surgery.union_tokenizer import NewToken, new_tokens, tokenizer_files, united
+from surgery.vocabulary import Vocabulary, read_vocabulary
+from surgery.wording import numbered, show, some
 
-_TOLD = 3  # tokens that a message shows
 _PREDICTORS_HEAD = ".shared_head.head.weight"  # of the layers after the last that predict further tokens (DeepSeek-V3)
-REMEDY = (  # against rows of different tokens
-    "match them by their tokens, `--set output.vocabulary=start` (or union), or leave them out, "
-    "`exclude: [embedding, lm_head]`"
-)
 
 
 class TokenRows:
@@ -62,7 +53,6 @@ class TokenRows:
         self._conflicts = conflicts
         self._known: dict[str, Vocabulary] = {}
         self._maps: dict[str, tuple[list[str], RowMap]] = {}
-        self._compared: dict[tuple[str, str], str | None] = {}
         self.names = _token_tensors(stacking.start)
         if self._policy is None:
             return
@@ -75,6 +65,12 @@ class TokenRows:
             self._refuse(f"`{self._role}` has no token embedding, so there are no rows to match")
         start = self._vocabulary(self._role)
         rows = self._rows(self._role)
+        odd = next((name for name in self.names if stacking.start.tensors[name].shape[0] != rows), None)
+        if odd is not None:
+            self._refuse(
+                f"`{odd}` of `{self._role}` has {stacking.start.tensors[odd].shape[0]} rows, and the embedding {rows}; "
+                f"expected a row for each token in both"
+            )
         # Of each row of the output: its token with the role whose spelling it has, and where the output begins.
         self._tokens = [(start.texts[i], self._role) if i in start.texts else None for i in range(rows)]
         self._own = [(self._role, i) for i in range(rows)]
@@ -99,34 +95,6 @@ class TokenRows:
         if info is None or self._policy is None or name not in self.names:
             return info
         return _with_rows(info, len(self._own))
-
-    def mismatch(self, one: str, other: str) -> str | None:
-        """Why rows of two roles must not be matched by position, or None: ids that do not mean the same token."""
-        if (one, other) not in self._compared:
-            self._compared[one, other] = self._mismatch(one, other) if self._policy is None else None
-        return self._compared[one, other]
-
-    def check_lender(self, lender: str) -> None:
-        """A tokenizer taken from another role must fit the rows of `start`: in number, and token by token."""
-        if lender == self._role or self._policy is not None:
-            return
-        ours, theirs = (
-            self._inputs[role].tensors[name].shape[0] if (name := self._inputs[role].anatomy.embedding) else None
-            for role in (self._role, lender)
-        )
-        remedy = f"take the tokenizer of `{self._role}`"
-        if ours != theirs:
-            self._conflicts.output(
-                f"tokenizer: the embedding has {ours} rows in `{self._role}` and {theirs} in `{lender}`, so its "
-                f"tokenizer does not fit the output; {remedy}"
-            )
-            return
-        found = [each for each in self._differences(self._role, lender) if each[2] is not None]
-        if found:
-            told = self._told(found, self._role, lender)
-            self._conflicts.output(
-                f"tokenizer: that of `{lender}` does not fit the rows of the output: {told}; {remedy}"
-            )
 
     @cached_property
     def digest(self) -> str:
@@ -216,61 +184,32 @@ class TokenRows:
         dropped = [text for number, text in self._vocabulary(role).texts.items() if number not in found]
         told = f"vocabulary: `{role}` has {total - len(lacking):,} of the output's {numbered(total, 'token')}"
         if lacking:
-            told += f"; it lacks {_some(lacking)}, for which it counts as having the output's own rows"
+            told += f"; it lacks {some(lacking)}, for which it counts as having the output's own rows"
         if dropped:
-            told += f"; the output lacks {_some(dropped)}, which {'is' if len(dropped) == 1 else 'are'} left out"
+            told += f"; the output lacks {some(dropped)}, which {'is' if len(dropped) == 1 else 'are'} left out"
         self.remarks.append(told)
 
     # --- the tokens of all roles -------------------------------------------------------------------------------------
 
     def _unite(self, start: Vocabulary) -> None:
-        new = self._new_tokens(start)
-        if not new:
-            self.remarks.append(f"vocabulary: no role has a token that `{self._role}` lacks; none is added")
-            return
         try:
-            made = united(start, [token for _, _, token in new])
+            new = new_tokens(self._role, {role: self._vocabulary(role) for role in self._inputs})
+            made = united(start, new) if new else {}
         except (ValueError, NotInstalledError) as error:
             self._refuse(f"the tokenizer of `{self._role}` cannot have the tokens of all roles: {error}; take `start`")
             return
+        if not new:
+            self.remarks.append(f"vocabulary: no role has a token that `{self._role}` lacks; none is added")
+            return
         rows = self._rows(self._role)
         self._place(start, new, rows)
-        self._refuse_unlike(dict.fromkeys(role for role, _, _ in new))
-        for role in dict.fromkeys(role for role, _, _ in new):
-            added = [token.text for owner, _, token in new if owner == role]
-            self.remarks.append(f"vocabulary: adds {_some(added)} of `{role}`")
-        self.files = dict(_tokenizer_files(self._inputs[self._role], made, [token for _, _, token in new]))
+        for role in dict.fromkeys(token.role for token in new):
+            self._refuse_unlike(role)
+            self.remarks.append(f"vocabulary: adds {some([t.text for t in new if t.role == role])} of `{role}`")
+        self.files = dict(tokenizer_files(self._inputs[self._role], made, new))
         self._enlarge(rows)
 
-    def _new_tokens(self, start: Vocabulary) -> list[tuple[str, int, NewToken]]:
-        """The tokens that `start` lacks: role and id there, and what is added."""
-        found: dict[str, tuple[str, int, NewToken]] = {}
-        following = max(start.ids.values(), default=-1) + 1
-        for role in self._inputs:
-            vocabulary = self._vocabulary(role)
-            lacking = [] if role == self._role else [
-                (number, text) for number, text in vocabulary.texts.items()
-                if text not in found and start.find(text, vocabulary) is None
-            ]  # fmt: skip
-            entries = [text for _, text in lacking if text not in vocabulary.added]
-            if entries and vocabulary.spelling != start.spelling:
-                self._refuse(
-                    f"the tokenizers of `{self._role}` ({start.spelling or 'of another kind'}) and `{role}` "
-                    f"({vocabulary.spelling or 'of another kind'}) write their entries differently, so "
-                    f"{_some(entries)} of `{role}` cannot be added; take `start`"
-                )
-            taken = [text for _, text in lacking if text in start.ids]
-            if taken:
-                self._refuse(
-                    f"{_some(taken)} of `{role}` does not mean the same in `{self._role}`, whose tokenizer writes "
-                    f"its entries differently; take `start`"
-                )
-            for number, text in lacking:
-                token = NewToken(text, following + len(found), vocabulary.added.get(text))
-                found[text] = role, number, token
-        return list(found.values())
-
-    def _place(self, start: Vocabulary, new: Sequence[tuple[str, int, NewToken]], rows: int) -> None:
+    def _place(self, start: Vocabulary, new: Sequence[NewToken], rows: int) -> None:
         """Give the new tokens their rows: padding of `start` first, then rows behind its own."""
         top = max(start.ids.values(), default=-1)
         if top >= rows:
@@ -279,41 +218,40 @@ class TokenRows:
                 f"{show(start.texts[top])} with the id {top}; expected a row for each token: take the tokenizer that "
                 f"belongs to these weights"
             )
-        more = max(0, new[-1][2].id + 1 - rows)
+        more = max(0, new[-1].id + 1 - rows)
         self._tokens += [None] * more
         self._own += [(self._role, -1)] * more
-        for role, number, token in new:
-            self._tokens[token.id] = token.text, role
-            self._own[token.id] = role, number
+        for token in new:
+            self._tokens[token.id] = token.text, token.role
+            self._own[token.id] = token.role, token.id_there
 
-    def _refuse_unlike(self, lenders: Mapping[str, None]) -> None:
+    def _refuse_unlike(self, role: str) -> None:
         """The rows of added tokens must fit into the tensors of `start`."""
         start = self.stacking.start
-        for role in lenders:
-            if self._inputs[role].tied != start.tied:
-                words = {True: "tied to the embedding", False: "a matrix of its own"}
+        if self._inputs[role].tied != start.tied:
+            words = {True: "tied to the embedding", False: "a matrix of its own"}
+            self._refuse(
+                f"the output head is {words[start.tied]} in `{self._role}` and {words[not start.tied]} in `{role}`, so "
+                f"its rows for the tokens that `{self._role}` lacks do not mean the same; take `start`"
+            )
+        for name in sorted(self.names):
+            ours, theirs = start.tensors[name], self._info(role, name)
+            if theirs is None:
                 self._refuse(
-                    f"the output head is {words[start.tied]} in `{self._role}` and {words[not start.tied]} in "
-                    f"`{role}`, so its rows for the tokens that `{self._role}` lacks do not mean the same; take `start`"
+                    f"`{name}` is in `{self._role}` and not in `{role}`, which has tokens to add; take `start`"
                 )
-            for name in sorted(self.names):
-                ours, theirs = start.tensors[name], self._info(role, name)
-                if theirs is None:
-                    self._refuse(
-                        f"`{name}` is in `{self._role}` and not in `{role}`, which has tokens to add; take `start`"
-                    )
-                elif theirs.shape[1:] != ours.shape[1:]:
-                    self._refuse(
-                        f"`{name}` is {list(ours.shape)} in `{self._role}` and {list(theirs.shape)} in `{role}`; "
-                        f"expected rows of one length"
-                    )
-                elif not (ours.dtype.arithmetic and theirs.dtype.arithmetic):
-                    self._refuse(f"`{name}` is quantised, in `{self._role}` or `{role}`; dequantise the model first")
-                elif ours.dtype != theirs.dtype and self._recipe.output.dtype == "keep":
-                    self._refuse(
-                        f"`{name}` is {ours.dtype.name} in `{self._role}` and {theirs.dtype.name} in `{role}`; name "
-                        f"the dtype of the output, `--set output.dtype=bfloat16` (or float16, float32)"
-                    )
+            elif theirs.shape[1:] != ours.shape[1:]:
+                self._refuse(
+                    f"`{name}` is {list(ours.shape)} in `{self._role}` and {list(theirs.shape)} in `{role}`; expected "
+                    f"rows of one length"
+                )
+            elif not (ours.dtype.arithmetic and theirs.dtype.arithmetic):
+                self._refuse(f"`{name}` is quantised, in `{self._role}` or in `{role}`; dequantise the model first")
+            elif ours.dtype != theirs.dtype and self._recipe.output.dtype == "keep":
+                self._refuse(
+                    f"`{name}` is {ours.dtype.name} in `{self._role}` and {theirs.dtype.name} in `{role}`; name the "
+                    f"dtype of the output, `--set output.dtype=bfloat16` (or float16, float32)"
+                )
 
     def _enlarge(self, before: int) -> None:
         """What the steps edit: tensors with a row for each token, and a config that says so."""
@@ -340,42 +278,6 @@ class TokenRows:
         changed = replace(start, tensors=tensors, config=config, index_metadata=metadata)
         self.stacking = replace(self.stacking, start=changed, origins=origins)
 
-    # --- matching by position ----------------------------------------------------------------------------------------
-
-    def _mismatch(self, one: str, other: str) -> str | None:
-        found = self._differences(one, other)
-        return f"the vocabularies differ: {self._told(found, one, other)}; {REMEDY}" if found else None
-
-    def _differences(self, one: str, other: str) -> list[tuple[int, str | None, str | None]]:
-        """The rows whose tokens differ. Without both tokenizers there is nothing to compare; that is remarked upon."""
-        has = {role: has_tokenizer_file(self._inputs[role]) for role in (one, other)}
-        if not all(has.values()):
-            if any(has.values()):
-                without = next(role for role, there in has.items() if not there)
-                self._unchecked(one, other, f"`{without}` has no `{TOKENIZER_FILE}`")
-            return []
-        try:
-            ours, theirs = (read_vocabulary(self._inputs[role]) for role in (one, other))
-        except CheckpointError as error:
-            self._unchecked(one, other, str(error))
-            return []
-        return differences(ours, theirs, self._rows(one))
-
-    def _unchecked(self, one: str, other: str, reason: str) -> None:
-        self.remarks.append(f"rows of `{one}` and `{other}` are matched by position, without a check: {reason}")
-
-    @staticmethod
-    def _told(found: Sequence[tuple[int, str | None, str | None]], one: str, other: str) -> str:
-        texts = [tuple("no token" if text is None else show(text) for text in texts) for _, *texts in found[:_TOLD]]
-        rows = ", ".join(
-            f"{number} is {ours} in `{one}` and {theirs} in `{other}`"
-            for (number, *_), (ours, theirs) in zip(found, texts, strict=False)
-        )
-        more = f" and {len(found) - _TOLD:,} more" if len(found) > _TOLD else ""
-        return (
-            f"{numbered(len(found), 'token id')} {'does' if len(found) == 1 else 'do'} not mean the same: {rows}{more}"
-        )
-
 
 def _token_tensors(checkpoint: Checkpoint) -> frozenset[str]:
     """The tensors with a row for each token: embedding, head with its bias, and their like beside the layers."""
@@ -386,12 +288,14 @@ def _token_tensors(checkpoint: Checkpoint) -> frozenset[str]:
     return frozenset(
         name
         for name, info in tensors.items()
-        if info.shape[:1] == (rows,)
-        and (
-            name in (anatomy.embedding, anatomy.head)
-            or (anatomy.group_of(name) == "lm_head" and prod(info.shape[1:]) > 0)
-            or (token_rank(name) is not None and len(info.shape) == 2)
-            or name.endswith(_PREDICTORS_HEAD)
+        if name in (anatomy.embedding, anatomy.head)
+        or (
+            info.shape[:1] == (rows,)
+            and (
+                anatomy.group_of(name) == "lm_head"
+                or (token_rank(name) is not None and len(info.shape) == 2)
+                or name.endswith(_PREDICTORS_HEAD)
+            )
         )
     )
 
@@ -399,33 +303,3 @@ def _token_tensors(checkpoint: Checkpoint) -> frozenset[str]:
 def _with_rows(info: TensorInfo, rows: int) -> TensorInfo:
     shape = (rows, *info.shape[1:])
     return replace(info, shape=shape, nbytes=info.dtype.nbytes(prod(shape)))
-
-
-def _tokenizer_files(
-    start: Checkpoint, made: Mapping[str, object], new: Sequence[NewToken]
-) -> Iterator[tuple[str, bytes]]:
-    """The tokenizer's files that name its tokens, with the new ones."""
-    yield TOKENIZER_FILE, json.dumps(made, indent=2, ensure_ascii=False).encode()
-    settings = {token.id: token for token in new if token.settings is not None}
-    for name, key in (("tokenizer_config.json", "added_tokens_decoder"), ("added_tokens.json", None)):
-        path = start.root / name
-        if not path.is_file():
-            continue
-        data = read_json(path)
-        if key is None:
-            data |= {token.text: number for number, token in settings.items()}
-        elif isinstance(data.get(key), dict):
-            added = {
-                str(number): {field: value for field, value in (token.settings or {}).items() if field != "id"}
-                for number, token in settings.items()
-            }
-            data = {**data, key: {**data[key], **added}}
-        else:
-            continue
-        yield name, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _some(texts: Sequence[str]) -> str:
-    """`3 tokens (`a`, `b`, `c`)`, of more the first."""
-    more = ", ..." if len(texts) > _TOLD else ""
-    return f"{numbered(len(texts), 'token')} ({quoted(texts[:_TOLD])}{more})"

@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from surgery.checkpoint import Checkpoint
 from surgery.errors import NotInstalledError
-from surgery.vocabulary import Vocabulary
-from surgery.wording import quoted
+from surgery.index import read_json
+from surgery.vocabulary import TOKENIZER_FILE, Vocabulary
+from surgery.wording import some
 
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token that is added under an id; `settings` are those of an added token, None for an entry of a vocabulary."""
+    """A token that is added under the number `id`, and the role that lends it, with its id there.
+
+    `settings` are those of an added token, as `tokenizer.json` has them, None for an entry of a vocabulary.
+    """
 
     text: str
     id: int
     settings: Mapping[str, Any] | None
+    role: str
+    id_there: int
+
+
+def new_tokens(start: str, vocabularies: Mapping[str, Vocabulary]) -> list[NewToken]:
+    """The tokens that `start` lacks, by role and id, numbered from its last one on.
+
+    Raises ValueError when a role writes the entries of its vocabulary otherwise than `start`.
+    """
+    ours = vocabularies[start]
+    found: dict[str, NewToken] = {}
+    following = max(ours.ids.values(), default=-1) + 1
+    for role, theirs in vocabularies.items():
+        if role == start:
+            continue
+        lacking = [
+            (number, text)
+            for number, text in theirs.texts.items()
+            if text not in found and ours.find(text, theirs) is None
+        ]
+        foreign = [text for _, text in lacking if text not in theirs.added] if theirs.spelling != ours.spelling else []
+        foreign += [text for _, text in lacking if text in ours.ids]  # there it means something else
+        if foreign:
+            kinds = [each.spelling or "another kind" for each in (ours, theirs)]
+            raise ValueError(
+                f"that of `{role}` ({kinds[1]}) writes its entries otherwise ({kinds[0]} here), found "
+                f"{some(list(dict.fromkeys(foreign)))} to add"
+            )
+        for number, text in lacking:
+            found[text] = NewToken(text, following + len(found), theirs.added.get(text), role, number)
+    return list(found.values())
 
 
 def united(first: Vocabulary, new: Sequence[NewToken]) -> dict[str, Any]:
@@ -31,19 +67,39 @@ def united(first: Vocabulary, new: Sequence[NewToken]) -> dict[str, Any]:
     Checked by loading it with tokenizers. Raises ValueError when the model has no place for such entries (Unigram) or
     the ids come out otherwise; NotInstalledError without tokenizers.
     """
-    entries = [token for token in new if token.settings is None]
+    entries = [token.text for token in new if token.settings is None]
     if entries and not isinstance(first.data["model"]["vocab"], dict):
         raise ValueError(
-            f"{quoted(token.text for token in entries)} are entries of another vocabulary, and a "
-            f"{first.data['model'].get('type')} tokenizer has no place for them that leaves how it splits texts"
+            f"a {first.data['model'].get('type')} tokenizer splits texts by all entries that it has, so it cannot get "
+            f"{some(entries)} of another vocabulary"
         )
     expected = {**first.ids, **{token.text: token.id for token in new}}
-    made: dict[str, Any] = {}
     for explicit in [True] if entries else [False, True]:
         made = _with(first.data, new, explicit=explicit)
         if _ids(made) == expected:
             return made
-    raise ValueError("its tokenizer gives the added tokens other ids than the next ones")
+    raise ValueError("in its `tokenizer.json` there is no way to give the added tokens the ids that follow its own")
+
+
+def tokenizer_files(start: Checkpoint, made: Mapping[str, Any], new: Sequence[NewToken]) -> Iterator[tuple[str, bytes]]:
+    """The files of the tokenizer of `start` that list its tokens, by name, with the new ones; `made` is `united`'s."""
+    yield TOKENIZER_FILE, _dump(made)
+    settings = {token.id: token for token in new if token.settings is not None}
+    decoder = {
+        str(number): {key: value for key, value in (token.settings or {}).items() if key != "id"}
+        for number, token in settings.items()
+    }
+    for name, key in (("tokenizer_config.json", "added_tokens_decoder"), ("added_tokens.json", None)):
+        path = start.root / name
+        data = read_json(path) if path.is_file() else {}
+        if key is None and data:
+            yield name, _dump({**data, **{token.text: number for number, token in settings.items()}})
+        elif key is not None and isinstance(data.get(key), dict):
+            yield name, _dump({**data, key: {**data[key], **decoder}})
+
+
+def _dump(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _with(data: Mapping[str, Any], new: Sequence[NewToken], *, explicit: bool) -> dict[str, Any]:
@@ -58,11 +114,12 @@ def _with(data: Mapping[str, Any], new: Sequence[NewToken], *, explicit: bool) -
 
 
 def _ids(data: Mapping[str, Any]) -> dict[str, int]:
+    """The ids of all tokens, as tokenizers reads them."""
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise NotInstalledError(
-            "`output.vocabulary: union` needs tokenizers: `pip install 'surgery[eval]'`", name="tokenizers"
+            "to add tokens to a tokenizer needs tokenizers: `pip install 'surgery[eval]'`", name="tokenizers"
         ) from error
     ids: dict[str, int] = Tokenizer.from_str(json.dumps(data)).get_vocab(with_added_tokens=True)
     return ids

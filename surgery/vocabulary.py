@@ -90,11 +90,22 @@ class Vocabulary:
         return self._meanings.keys() - self._by_meaning.keys()
 
 
-def differences(one: Vocabulary, other: Vocabulary, rows: int) -> list[tuple[int, str | None, str | None]]:
-    """The ids below `rows` that do not have the same text in both, with the text in each (None: no token)."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An id, and the texts that it has in two vocabularies; None: no token."""
+
+    id: int
+    here: str | None
+    there: str | None
+
+
+def differences(one: Vocabulary, other: Vocabulary, rows: int | None = None) -> list[Difference]:
+    """The ids (below `rows`) that do not have the same text in both."""
+    if one is other:
+        return []
     ours, theirs = one.texts, other.texts
-    ids = sorted(number for number in ours.keys() | theirs.keys() if number < rows)
-    return [(i, ours.get(i), theirs.get(i)) for i in ids if ours.get(i) != theirs.get(i)]
+    ids = sorted(number for number in ours.keys() | theirs.keys() if rows is None or number < rows)
+    return [Difference(i, ours.get(i), theirs.get(i)) for i in ids if ours.get(i) != theirs.get(i)]
 
 
 def has_tokenizer_file(checkpoint: Checkpoint) -> bool:
