@@ -86,8 +86,7 @@ def test_output_settings_work_on_any_recipe() -> None:
             [
                 (
                     "--set steps.0=1: unknown parameter `steps.0`; what can be set: `head`, `layers`, `w`, `mlp`, "
-                    "`dtype`, `output.dtype`, `output.shard_size`, `output.tokenizer`, "
-                    "`output.vocabulary`"
+                    "`dtype`, `output.dtype`, `output.shard_size`, `output.tokenizer`, `output.vocabulary`"
                 )
             ],
         ),

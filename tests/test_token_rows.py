@@ -176,3 +176,325 @@ def test_the_union_has_the_tokens_of_all_roles(tmp_path: Path) -> None:
     assert tokenizer.decode([1, 4, 6]) == "b c <end>"
     added = {t["content"]: t for t in json.loads((out / "tokenizer.json").read_text())["added_tokens"]}
     assert (added["<end>"]["id"], added["<end>"]["lstrip"], added["<end>"]["special"]) == (6, True, False)
+
+
+def test_the_padding_of_start_takes_new_tokens_first(tmp_path: Path) -> None:
+    """Ids follow those of start, so that its padding is used up; what is left of it stays; the config too."""
+    (base, B), (sft, S) = model(tmp_path / "base", BASE, 6, 1), model(tmp_path / "sft", SFT, 10, 2)
+    out = surgery.apply(recipe(linear(), vocabulary="union"), [base, sft], tmp_path / "out").out
+    b, s = B[HEAD], S[HEAD]
+    both = [mean(b[0], s[0]), mean(b[2], s[1]), mean(b[1], s[2]), s[3], s[4], mean(b[5], s[5])]
+    assert torch.equal(read(out)[HEAD], torch.stack([*both, b[3], b[4], s[8], s[9]]))
+    assert (out / "config.json").read_bytes() == (sft / "config.json").read_bytes()
+    assert Tokenizer.from_file(str(out / "tokenizer.json")).token_to_id("d") == 7
+
+
+def test_a_token_that_start_lacks_begins_as_the_first_role_that_has_it(tmp_path: Path) -> None:
+    """Of three roles; the third, which lacks it, counts as having that row; tokens are by role and id."""
+    one, two, three = (
+        words(["?", "a"], ["<x>"]),
+        words(["?", "z", "a", "y"], ["<x>"]),
+        words(["?", "y"], ["<w>", "<x>"]),
+    )
+    (a, A), (b, B), (c, C) = (
+        model(tmp_path / name, tokens, tokens.get_vocab_size(), seed)
+        for seed, (name, tokens) in enumerate([("a", one), ("b", two), ("c", three)])
+    )
+    made = recipe(linear(["a", "b", "c"]), models=["a", "b", "c"], start="a", vocabulary="union")
+    out = read(surgery.apply(made, [a, b, c], tmp_path / "out").out)
+    x, y, z = A[EMBEDDING], B[EMBEDDING], C[EMBEDDING]
+    expected = [
+        mean(x[0], y[0], z[0]),  # ?
+        mean(x[1], y[2], x[1]),  # a, which c lacks
+        mean(x[2], y[4], z[3]),  # <x>
+        mean(y[1], y[1], y[1]),  # z, which only b has
+        mean(y[3], y[3], z[1]),  # y, which a lacks
+        mean(z[2], z[2], z[2]),  # <w>, which only c has
+    ]
+    torch.testing.assert_close(out[EMBEDDING].float(), torch.stack(expected).float(), rtol=0.01, atol=0)
+    assert torch.equal(out[EMBEDDING][[0, 2, 4]], torch.stack(expected)[[0, 2, 4]])
+    assert surgery.plan(made, [a, b, c]).remarks[:2] == (
+        "vocabulary: adds 2 tokens (`z`, `y`) of `b`",
+        "vocabulary: adds 1 token (`<w>`) of `c`",
+    )
+
+
+def test_tied_heads_are_merged_once(tmp_path: Path) -> None:
+    """Without a head of its own in the files, and with a copy stored in start."""
+    (base, B), (sft, S) = model(tmp_path / "base", BASE, 6, 1, tied=True), model(tmp_path / "sft", SFT, 6, 2, tied=True)
+    made = recipe(linear(), vocabulary="union")
+    out = read(surgery.apply(made, [base, sft], tmp_path / "out").out)
+    assert HEAD not in out
+    assert out[EMBEDDING].shape == (8, 8)
+    b, s = B[EMBEDDING], S[EMBEDDING]
+    assert torch.equal(out[EMBEDDING][[1, 6, 7]], torch.stack([mean(b[2], s[1]), b[3], b[4]]))
+    config_ = json.loads((sft / "config.json").read_text())
+    stored = save(SFT, write(tmp_path / "stored", {**S, HEAD: S[EMBEDDING].clone()}, config=config_))
+    twice = read(surgery.apply(made, [base, stored], tmp_path / "twice").out)
+    assert torch.equal(twice[HEAD], out[EMBEDDING])
+    assert torch.equal(twice[EMBEDDING], out[EMBEDDING])
+
+
+def test_other_dtypes_and_the_config_of_a_language_model(tmp_path: Path) -> None:
+    """Rows of float32 and bfloat16 in one tensor, once the output's dtype is named; a nested `vocab_size`."""
+    (base, B), (sft, S) = (
+        model(tmp_path / "base", BASE, 6, 1, dtype=torch.float64),
+        model(tmp_path / "sft", SFT, 6, 2, text_config={"vocab_size": 6, "x": 6}),
+    )
+    made = recipe(linear(), vocabulary="union", output={"dtype": "float32"})
+    out = surgery.apply(made, [base, sft], tmp_path / "out").out
+    b, s = B[EMBEDDING].double(), S[EMBEDDING].double()
+    rows = [(b[0] + s[0]) / 2, (b[2] + s[1]) / 2, (b[1] + s[2]) / 2, s[3], s[4], (b[5] + s[5]) / 2, b[3], b[4]]
+    assert torch.equal(read(out)[EMBEDDING], torch.stack(rows).float())
+    found = json.loads((out / "config.json").read_text())
+    assert (found["vocab_size"], found["text_config"]["vocab_size"], found["text_config"]["x"]) == (8, 8, 6)
+
+
+def test_slices_and_shards(tmp_path: Path) -> None:
+    """Layers from one model, tokens of both; an index counts what is stored."""
+    b, s = llama(seed=1, layers=2, vocabulary=6), llama(seed=2, layers=2, vocabulary=6)
+    base = save(BASE, write(tmp_path / "base", b, config=config(6, num_hidden_layers=2)))
+    sft = save(SFT, write(tmp_path / "sft", s, shards=3, config=config(6, num_hidden_layers=2)))
+    made = recipe(start="sft", slices=[{"base": "0"}, {"sft": "1"}], vocabulary="union")
+    out = surgery.apply(made, [base, sft], tmp_path / "out").out
+    assert torch.equal(read(out)[EMBEDDING], torch.cat([s[EMBEDDING], b[EMBEDDING][3:5]]))
+    found = json.loads((out / "config.json").read_text())
+    assert (found["vocab_size"], found["num_hidden_layers"]) == (8, 2)
+    surgery.verify(out)
+
+
+def test_several_variants_in_one_pass(tmp_path: Path) -> None:
+    """Outputs with rows by position, of start and of all: what each is alone."""
+    (base, _), (sft, _) = model(tmp_path / "base", BASE, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
+    recipes = [recipe(linear(weights=[w, 1]), vocabulary=v) for v in ("start", "union") for w in (1, 2)]
+    variants = [surgery.Variant(made, tmp_path / f"all{i}") for i, made in enumerate(recipes)]
+    surgery.apply_all(variants, {"base": base, "sft": sft})
+    for i, made in enumerate(recipes):
+        alone = read(surgery.apply(made, [base, sft], tmp_path / f"alone{i}").out)
+        together = read(tmp_path / f"all{i}")
+        assert all(torch.equal(alone[name], together[name]) for name in alone)
+
+
+def test_the_plans_hash_knows_the_rows(tmp_path: Path) -> None:
+    """Another order of the tokens, with all headers the same, is another plan; nothing else is."""
+    (base, _), (sft, _) = model(tmp_path / "base", BASE, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
+    first = surgery.plan(recipe(linear()), [base, sft])
+    assert surgery.plan(recipe(linear()), [base, sft]).hash == first.hash
+    save(words(["?", "b", "a", "c", "d"], ["<pad>"]), base)
+    assert surgery.plan(recipe(linear()), [base, sft]).hash != first.hash
+
+
+# --- the tokenizer of the union ----------------------------------------------------------------------------------
+
+
+def test_bpe_splits_texts_as_before_and_knows_the_others_tokens(tmp_path: Path) -> None:
+    """A byte-level tokenizer with entries and special tokens of another; loaded with the model by transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+
+    ours = byte_level(["a", "b", "Ġ", "ab", "Ġa"], [("a", "b"), ("Ġ", "a")], ["<s>"])
+    theirs = byte_level(["b", "a", "Ġ", "ba", "c"], [("b", "a")], ["<s>", "<|end|>"])
+    paths = []
+    for name, tokens in (("base", theirs), ("sft", ours)):
+        rows = tokens.get_vocab_size()
+        made = LlamaConfig(
+            vocab_size=rows, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            tie_word_embeddings=False,
+        )  # fmt: skip
+        model = AutoModelForCausalLM.from_config(made)
+        model.save_pretrained(tmp_path / name)
+        PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>").save_pretrained(tmp_path / name)
+        paths.append(tmp_path / name)
+    out = surgery.apply(recipe(linear(), vocabulary="union"), paths, tmp_path / "out").out
+    tokenizer, before = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(tmp_path / "sft")
+    for text in ("ab a", "<s>ba ab", "aab b"):
+        assert tokenizer(text).input_ids == before(text).input_ids
+    assert tokenizer.get_vocab() == {**before.get_vocab(), "ba": 6, "c": 7, "<|end|>": 8}
+    assert tokenizer("ab<|end|>c").input_ids == [3, 8, 7]
+    assert tokenizer.decode([6, 4, 8]) == "ba a<|end|>"
+    merged = AutoModelForCausalLM.from_pretrained(out)
+    assert merged.get_input_embeddings().weight.shape == merged.get_output_embeddings().weight.shape == (9, 8)
+    assert merged(torch.tensor([[8, 6]])).logits.shape == (1, 2, 9)
+
+
+def test_files_that_list_added_tokens_list_the_new_ones(tmp_path: Path) -> None:
+    """`added_tokens.json`, and `added_tokens_decoder` in the tokenizer's config; all else there stays."""
+    (base, _), (sft, _) = (
+        model(tmp_path / "base", words(["?"], ["<s>", "<x>"]), 3, 1),
+        model(tmp_path / "sft", words(["?"], ["<s>"]), 2, 2),
+    )
+    (sft / "added_tokens.json").write_text('{"<s>": 1}')
+    (sft / "tokenizer_config.json").write_text(
+        '{"bos_token": "<s>", "added_tokens_decoder": {"1": {"content": "<s>"}}}'
+    )
+    out = surgery.apply(recipe(linear(), vocabulary="union"), [base, sft], tmp_path / "out").out
+    assert json.loads((out / "added_tokens.json").read_text()) == {"<s>": 1, "<x>": 2}
+    found = json.loads((out / "tokenizer_config.json").read_text())
+    assert found["bos_token"] == "<s>"
+    assert found["added_tokens_decoder"].keys() == {"1", "2"}
+    assert found["added_tokens_decoder"]["2"]["content"] == "<x>"
+    surgery.verify(out)
+
+
+def test_unigram_gets_special_tokens_only(tmp_path: Path) -> None:
+    """Entries would change how it splits texts; the remedy is to keep the tokens of start."""
+    (base, _) = model(tmp_path / "base", unigram(["?", "▁a", "▁b"], ["<s>", "<x>"]), 5, 1)
+    (same, _) = model(tmp_path / "same", unigram(["?", "▁a"], ["<s>", "<x>"]), 4, 1)
+    (sft, _) = model(tmp_path / "sft", unigram(["?", "▁a"], ["<s>"]), 3, 2)
+    (fault,) = faults(recipe(linear(), vocabulary="union"), base, sft)
+    assert fault == (
+        "recipe output: vocabulary: the tokenizer of `sft` cannot have the tokens of all roles: a Unigram tokenizer "
+        "splits texts by all entries that it has, so it cannot get 1 token (`▁b`) of another vocabulary; take `start`"
+    )
+    out = surgery.apply(recipe(linear(), vocabulary="union"), [same, sft], tmp_path / "out").out
+    assert Tokenizer.from_file(str(out / "tokenizer.json")).token_to_id("<x>") == 3
+
+
+# --- other kinds of tokenizers -----------------------------------------------------------------------------------
+
+
+def test_kinds_that_write_bytes_differently_are_matched_by_bytes(tmp_path: Path) -> None:
+    """`Ġa` and `▁a` both mean a space and an a; special tokens mean their text; what is not certain is not matched."""
+    base_tokens = byte_level(["a", "Ġa", "Ã©", "Ċ", "▁"], added=["<s>"])
+    sft_tokens = sentencepiece(["▁a", "a", "é", "<0x0A>", "Ġ"], added=["<s>"])
+    (base, B), (sft, S) = model(tmp_path / "base", base_tokens, 6, 1), model(tmp_path / "sft", sft_tokens, 6, 2)
+    out = read(surgery.apply(recipe(linear()), [base, sft], tmp_path / "out").out)[EMBEDDING]
+    b, s = B[EMBEDDING], S[EMBEDDING]
+    pairs = [(1, 0), (0, 1), (2, 2), (3, 3), (None, 4), (5, 5)]
+    assert torch.equal(out, torch.stack([s[j] if i is None else mean(b[i], s[j]) for i, j in pairs]))
+    (fault,) = faults(recipe(linear(), vocabulary="union"), base, sft)
+    assert (
+        "that of `base` (byte-level) writes its entries otherwise (sentencepiece here), found 1 token (`▁`) to add"
+        in fault
+    )
+
+
+def test_entries_of_unknown_kinds_are_matched_by_exact_text(tmp_path: Path) -> None:
+    """Words and a byte-level tokenizer: `a` is `a`, `Ġa` is only `Ġa`."""
+    (base, B), (sft, S) = (
+        model(tmp_path / "base", byte_level(["a", "Ġa", "Ġb"]), 3, 1),
+        model(tmp_path / "sft", words(["?", "Ġb", "a", " a"]), 4, 2),
+    )
+    out = read(surgery.apply(recipe(linear()), [base, sft], tmp_path / "out").out)[EMBEDDING]
+    b, s = B[EMBEDDING], S[EMBEDDING]
+    assert torch.equal(out, torch.stack([s[0], mean(b[2], s[1]), mean(b[0], s[2]), s[3]]))
+
+
+def test_a_tokenizer_without_tokenizer_json_is_read_by_transformers(tmp_path: Path) -> None:
+    """GPT-2's `vocab.json` and `merges.txt`."""
+    (base, B), (sft, S) = (
+        model(tmp_path / "base", None, 4, 1),
+        model(tmp_path / "sft", byte_level(["b", "a"], added=["<x>"]), 3, 2),
+    )
+    (base / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
+    (base / "merges.txt").write_text("#version: 0.2\na b\n")
+    (base / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    out = read(surgery.apply(recipe(linear()), [base, sft], tmp_path / "out").out)[EMBEDDING]
+    b, s = B[EMBEDDING], S[EMBEDDING]
+    assert torch.equal(out, torch.stack([mean(b[1], s[0]), mean(b[0], s[1]), s[2]]))
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+
+def test_rows_are_matched_by_position_only_where_tokens_agree(tmp_path: Path) -> None:
+    """Without `vocabulary`: the same number of rows, and tokens that differ, is a conflict that names both remedies."""
+    (base, _), (sft, _) = model(tmp_path / "base", BASE, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
+    (fault,) = faults(recipe(linear(), vocabulary=None), base, sft)
+    assert fault == (
+        "recipe steps[0]: the vocabularies differ: 4 token ids do not mean the same: 1 is `b` in `sft` and `a` in "
+        "`base`, 2 is `a` in `sft` and `b` in `base`, 3 is `e` in `sft` and `c` in `base` and 1 more; match them by "
+        "their tokens, `--set output.vocabulary=start` (or union), or leave them out, `exclude: [embedding, lm_head]` "
+        "(2 tensors in all)"
+    )
+    copy = {"op": "reset_layers", "from": "base", "select": {"tensors": ["lm_head"]}}
+    assert len(faults(recipe(copy, vocabulary=None), base, sft)) == 1
+    surgery.plan(recipe(linear(select={"exclude": ["embedding", "lm_head"]}), vocabulary=None), [base, sft])
+    surgery.plan(recipe(linear(), vocabulary=None), [base, sft], settings={"output.vocabulary": "start"})
+
+
+def test_a_row_without_a_token_is_another_row(tmp_path: Path) -> None:
+    """A token that was added in the padding; ids beyond the rows do not count; a tokenizer that is lent may lack some."""
+    (base, _), (sft, _) = (
+        model(tmp_path / "base", words(["?", "a"]), 3, 1),
+        model(tmp_path / "sft", words(["?", "a"], ["<x>", "<y>"]), 3, 2),
+    )
+    (fault,) = faults(recipe(linear(), vocabulary=None), base, sft)
+    assert "1 token id does not mean the same: 2 is `<x>` in `sft` and no token in `base`; match" in fault
+    step = linear(select={"layers": "all"})
+    surgery.plan(recipe(step, output={"vocabulary": None, "tokenizer": "base"}), [base, sft])
+    (fault,) = faults(recipe(step, start="base", output={"vocabulary": None, "tokenizer": "sft"}), base, sft)
+    assert fault == (
+        "recipe output: tokenizer: that of `sft` does not fit the rows of the output: 1 token id does not mean the "
+        "same: 2 is no token in `base` and `<x>` in `sft`; take the tokenizer of `base`"
+    )
+
+
+def test_what_could_not_be_compared_is_told(tmp_path: Path) -> None:
+    """One tokenizer missing, or unreadable; of two missing nothing is said."""
+    (base, _), (sft, _) = model(tmp_path / "base", None, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
+    made = recipe(linear(), vocabulary=None)
+    remark = "rows of `sft` and `base` are matched by position, without a check: "
+    assert surgery.plan(made, [base, sft]).remarks == (f"{remark}`base` has no `tokenizer.json`",)
+    (base / "tokenizer.json").write_text("{}")
+    (found,) = surgery.plan(made, [base, sft]).remarks
+    assert found.startswith(f"{remark}the tokenizer in `{base}/tokenizer.json` has another form than expected")
+    for path in (base, sft):
+        (path / "tokenizer.json").unlink()
+    assert surgery.plan(made, [base, sft]).remarks == ()
+
+
+def test_models_without_a_tokenizer(tmp_path: Path) -> None:
+    """The error names the role, the place and what is missing; a role whose rows nobody reads needs none."""
+    (base, _), (sft, _) = model(tmp_path / "base", None, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
+    (fault,) = faults(recipe(linear()), base, sft)
+    assert fault.startswith(
+        f"recipe output: vocabulary: tokens of `base` are not known: `{base}` has no tokenizer: no `tokenizer.json`"
+    )
+    (fault,) = faults(recipe(linear()), base / "model.safetensors", sft)
+    assert "is a single file, without a tokenizer; give the directory that holds both" in fault
+    surgery.plan(recipe(linear(select={"layers": "all"})), [base, sft])
+
+
+def spoilt(directory: Path, what: str) -> tuple[Path, Path]:
+    """A base and an SFT checkpoint, with something wrong."""
+    rows, shape = (5, {}) if what == "few rows" else (6, {"width": 16} if what == "width" else {})
+    tensors = llama(
+        seed=1, layers=1, vocabulary=rows, dtype=torch.float32 if what == "dtype" else torch.bfloat16, **shape
+    )
+    if what == "tied":
+        del tensors[HEAD]
+    if what == "quantised":
+        tensors[EMBEDDING] = tensors[EMBEDDING].to(torch.int8)
+    base = save(BASE, write(directory / "base", tensors, config=config(rows, tie_word_embeddings=what == "tied")))
+    sft, _ = model(directory / "sft", SFT, 6, 2)
+    if what == "config":
+        (sft / "config.json").write_text(json.dumps(LLAMA_CONFIG))
+    return base, sft
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("few rows", "of `base` has 5 rows, and its tokenizer has the token `<pad>` with the id 5; expected a row for"),
+        ("width", "is [6, 8] in `sft` and [6, 16] in `base`; expected rows of one length"),
+        ("dtype", "is BF16 in `sft` and F32 in `base`; name the dtype of the output"),
+        ("tied", "the output head is a matrix of its own in `sft` and tied to the embedding in `base`"),
+        ("quantised", "`model.embed_tokens.weight` is quantised, in `sft` or in `base`; dequantise the model first"),
+        ("config", "the config of `sft` does not say `vocab_size: 6`, which becomes 8; correct its `config.json`"),
+    ],
+)
+def test_what_does_not_fit_into_a_union(tmp_path: Path, what: str, message: str) -> None:
+    """Found in the plan, before anything else."""
+    (found,) = faults(recipe(linear(), vocabulary="union"), *spoilt(tmp_path, what))
+    assert found.startswith("recipe output: vocabulary: ")
+    assert message in found
+
+
+def test_one_tokenizer_at_a_time(tmp_path: Path) -> None:
+    """`tokenizer` of another role and `vocabulary` contradict each other."""
+    (base, _), (sft, _) = model(tmp_path / "base", BASE, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
+    (fault,) = faults(recipe(linear(), output={"tokenizer": "base"}), base, sft)
+    assert (
+        "tokenizer: found `base`, and with `vocabulary` the output has the tokenizer of `sft`; leave out one" in fault
+    )
+    surgery.plan(recipe(linear(), output={"tokenizer": "sft"}), [base, sft])
