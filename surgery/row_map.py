@@ -64,7 +64,7 @@ class RowMap:
     def runs(self, first: int, stop: int) -> Iterator[Run]:
         """The runs that the rows from `first` to before `stop` lie in, cut to these."""
         i = max(bisect_right(self._firsts, first) - 1, 0)
-        while i < len(self._firsts) and self._firsts[i] < stop:
+        while first < stop and i < len(self._firsts) and self._firsts[i] < stop:
             end = self._firsts[i + 1] if i + 1 < len(self._firsts) else self.length
             begin, end = max(self._firsts[i], first), min(end, stop)
             yield begin, self._parts[i], self._rows[i] + begin - self._firsts[i], end - begin

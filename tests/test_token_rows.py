@@ -413,7 +413,7 @@ def test_rows_are_matched_by_position_only_where_tokens_agree(tmp_path: Path) ->
 
 
 def test_a_row_without_a_token_is_another_row(tmp_path: Path) -> None:
-    """A token that was added in the padding; ids beyond the rows do not count; a tokenizer that is lent may lack some."""
+    """A token that was added in the padding; ids beyond the rows do not count; a tokenizer that is lent may lack it."""
     (base, _), (sft, _) = (
         model(tmp_path / "base", words(["?", "a"]), 3, 1),
         model(tmp_path / "sft", words(["?", "a"], ["<x>", "<y>"]), 3, 2),
