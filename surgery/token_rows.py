@@ -26,7 +26,7 @@ from surgery.recipe import Recipe
 from surgery.row_map import RowMap
 from surgery.stacking import Stacking
 from surgery.union_tokenizer import NewToken, new_tokens, tokenizer_files, united
-from surgery.vocabulary import Vocabulary, read_vocabulary
+from surgery.vocabulary import Vocabulary, read_tokenizer, read_vocabulary
 from surgery.wording import numbered, show, some
 
 _PREDICTORS_HEAD = ".shared_head.head.weight"  # of the layers after the last that predict further tokens (DeepSeek-V3)
@@ -194,7 +194,7 @@ class TokenRows:
     def _unite(self, start: Vocabulary) -> None:
         try:
             new = new_tokens(self._role, {role: self._vocabulary(role) for role in self._inputs})
-            made = united(start, new) if new else {}
+            made = united(read_tokenizer(self._inputs[self._role]), start, new) if new else {}
         except (ValueError, NotInstalledError) as error:
             self._refuse(f"the tokenizer of `{self._role}` cannot have the tokens of all roles: {error}; take `start`")
             return

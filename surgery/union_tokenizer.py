@@ -57,8 +57,8 @@ def new_tokens(start: str, vocabularies: Mapping[str, Vocabulary]) -> list[NewTo
     return list(found.values())
 
 
-def united(first: Vocabulary, new: Sequence[NewToken]) -> dict[str, Any]:
-    """The `tokenizer.json` of `first` with `new` tokens, which get the ids that they name.
+def united(data: Mapping[str, Any], first: Vocabulary, new: Sequence[NewToken]) -> dict[str, Any]:
+    """The `tokenizer.json` of `first`, whose content is `data`, with `new` tokens, which get the ids that they name.
 
     Tokens that their own tokenizer had added are added here, with the same settings: they are found in any text.
     Entries of another vocabulary become entries of this one, without merges: ids have texts and texts have ids, and
@@ -68,14 +68,14 @@ def united(first: Vocabulary, new: Sequence[NewToken]) -> dict[str, Any]:
     the ids come out otherwise; NotInstalledError without tokenizers.
     """
     entries = [token.text for token in new if token.settings is None]
-    if entries and not isinstance(first.data["model"]["vocab"], dict):
+    if entries and not isinstance(data["model"]["vocab"], dict):
         raise ValueError(
-            f"a {first.data['model'].get('type')} tokenizer splits texts by all entries that it has, so it cannot get "
+            f"a {data['model'].get('type')} tokenizer splits texts by all entries that it has, so it cannot get "
             f"{some(entries)} of another vocabulary"
         )
     expected = {**first.ids, **{token.text: token.id for token in new}}
     for explicit in [True] if entries else [False, True]:
-        made = _with(first.data, new, explicit=explicit)
+        made = _with(data, new, explicit=explicit)
         if _ids(made) == expected:
             return made
     raise ValueError("in its `tokenizer.json` there is no way to give the added tokens the ids that follow its own")

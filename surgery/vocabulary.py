@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,6 +20,8 @@ _CONVERTED = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.t
 _REMEDY = "save the tokenizer again: `AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)`"
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how sentencepiece writes a space
 
+_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
+
 Spelling = Literal["byte-level", "sentencepiece"]
 
 
@@ -27,13 +30,13 @@ class Vocabulary:
     """The tokens of a tokenizer.
 
     `ids` are by text, those of added tokens too; `added` has the settings of these, as `tokenizer.json` has them.
-    `data` is the content of that file. `spelling` says how entries write bytes, where that is certain.
+    `spelling` says how entries write bytes, where that is certain; with `byte_fallback`, `<0x0A>` is one.
     """
 
     ids: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
     spelling: Spelling | None
-    data: Mapping[str, Any]
+    byte_fallback: bool
 
     @cached_property
     def texts(self) -> dict[int, str]:
@@ -62,13 +65,9 @@ class Vocabulary:
             known = _byte_of()
             return bytes(known[letter] for letter in text) if all(letter in known for letter in text) else None
         if self.spelling == "sentencepiece":
-            if (
-                len(text) == 6
-                and text.startswith("<0x")
-                and text.endswith(">")
-                and self.data["model"].get("byte_fallback")
-            ):
-                return bytes.fromhex(text[3:5])
+            byte = _FALLBACK.fullmatch(text) if self.byte_fallback else None
+            if byte:
+                return bytes.fromhex(byte[1])
             return text.replace(_SPACE, " ").encode()
         return None
 
@@ -118,29 +117,43 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
 
     Raises CheckpointError when there is no tokenizer or it cannot be read, NotInstalledError without transformers.
     """
+    path, size, mtime_ns = _found(checkpoint)
+    return _read(path, size, mtime_ns)
+
+
+def read_tokenizer(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The content of a checkpoint's `tokenizer.json`, which has passed `read_vocabulary`; raises what that raises."""
+    return _data(_found(checkpoint)[0])
+
+
+def _found(checkpoint: Checkpoint) -> tuple[Path, int, int]:
+    """`tokenizer.json`, or the directory of other files; with what tells whether it is still the same."""
     if not checkpoint.is_directory:
         raise CheckpointError(
             f"`{checkpoint.source}` is a single file, without a tokenizer; give the directory that holds both"
         )
     path = checkpoint.root / TOKENIZER_FILE
-    if path.is_file():
-        status = path.stat()
-        return _read(path, status.st_size, status.st_mtime_ns)
-    if any(next(checkpoint.root.glob(pattern), None) for pattern in _CONVERTED):
-        return _converted(checkpoint.root)
-    raise CheckpointError(
-        f"`{checkpoint.source}` has no tokenizer: no `{TOKENIZER_FILE}`, nor any of "
-        f"{', '.join(f'`{name}`' for name in _CONVERTED)}; put its tokenizer's files beside its weights"
-    )
+    if not path.is_file():
+        path = checkpoint.root
+        if not any(next(path.glob(pattern), None) for pattern in _CONVERTED):
+            raise CheckpointError(
+                f"`{checkpoint.source}` has no tokenizer: no `{TOKENIZER_FILE}`, nor any of "
+                f"{', '.join(f'`{name}`' for name in _CONVERTED)}; put its tokenizer's files beside its weights"
+            )
+    status = path.stat()
+    return path, status.st_size, status.st_mtime_ns
 
 
-@lru_cache(maxsize=8)  # a sweep plans hundreds of variants of the same models
-def _read(path: Path, size: int, mtime_ns: int) -> Vocabulary:  # noqa: ARG001 - they say whether it is still the same
-    return _vocabulary(read_json(path, _REMEDY), str(path))
+@lru_cache(maxsize=4)  # a sweep plans hundreds of variants of the same models
+def _read(path: Path, size: int, mtime_ns: int) -> Vocabulary:  # noqa: ARG001 - a key of the cache
+    return _vocabulary(_data(path), str(path))
 
 
-@lru_cache(maxsize=8)
-def _converted(root: Path) -> Vocabulary:
+def _data(path: Path) -> dict[str, Any]:
+    return _converted(path) if path.is_dir() else read_json(path, _REMEDY)
+
+
+def _converted(root: Path) -> dict[str, Any]:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
@@ -155,7 +168,8 @@ def _converted(root: Path) -> Vocabulary:
         raise CheckpointError(
             f"the tokenizer in `{root}` cannot be loaded by transformers: {error}; {_REMEDY}"
         ) from error
-    return _vocabulary(json.loads(text), str(root))
+    made: dict[str, Any] = json.loads(text)
+    return made
 
 
 def _vocabulary(data: Mapping[str, Any], where: str) -> Vocabulary:
@@ -176,7 +190,7 @@ def _vocabulary(data: Mapping[str, Any], where: str) -> Vocabulary:
         raise CheckpointError(
             f"the tokenizer in `{where}` has another form than expected ({error}); {_REMEDY}"
         ) from error
-    return Vocabulary(ids, settings, _spelling(data), data)
+    return Vocabulary(ids, settings, _spelling(data), bool(data["model"].get("byte_fallback")))
 
 
 def _spelling(data: Mapping[str, Any]) -> Spelling | None:
