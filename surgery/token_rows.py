@@ -56,21 +56,8 @@ class TokenRows:
         self.names = _token_tensors(stacking.start)
         if self._policy is None:
             return
-        if recipe.output.tokenizer not in (None, self._role):
-            self._conflicts.output(
-                f"tokenizer: found `{recipe.output.tokenizer}`, and with `vocabulary` the output has the tokenizer of "
-                f"`{self._role}`; leave out one of the two"
-            )
-        if not self.names:
-            self._refuse(f"`{self._role}` has no token embedding, so there are no rows to match")
-        start = self._vocabulary(self._role)
-        rows = self._rows(self._role)
-        odd = next((name for name in self.names if stacking.start.tensors[name].shape[0] != rows), None)
-        if odd is not None:
-            self._refuse(
-                f"`{odd}` of `{self._role}` has {stacking.start.tensors[odd].shape[0]} rows, and the embedding {rows}; "
-                f"expected a row for each token in both"
-            )
+        self._check_start()
+        start, rows = self._vocabulary(self._role), self._rows(self._role)
         # Of each row of the output: its token with the role whose spelling it has, and where the output begins.
         self._tokens = [(start.texts[i], self._role) if i in start.texts else None for i in range(rows)]
         self._own = [(self._role, i) for i in range(rows)]
@@ -102,6 +89,25 @@ class TokenRows:
         if not self.files:
             return ""
         return hashlib.blake2b(repr(sorted(self.files.items())).encode(), digest_size=16).hexdigest()
+
+    def _check_start(self) -> None:
+        """Everything that is needed of `start`, whatever the policy."""
+        lender = self._recipe.output.tokenizer
+        if lender not in (None, self._role):
+            self._conflicts.output(
+                f"tokenizer: found `{lender}`, and with `vocabulary` the output has the tokenizer of `{self._role}`; leave "
+                f"out one of the two"
+            )
+        if not self.names:
+            self._refuse(f"`{self._role}` has no token embedding, so there are no rows to match")
+        rows = self._rows(self._role)
+        for name in sorted(self.names):
+            found = self.stacking.start.tensors[name].shape[0]
+            if found != rows:
+                self._refuse(
+                    f"`{name}` of `{self._role}` has {found} rows, and the embedding {rows}; expected a row for each token "
+                    f"in both"
+                )
 
     def _refuse(self, message: str) -> None:
         self._conflicts.output(f"vocabulary: {message}")
@@ -148,12 +154,8 @@ class TokenRows:
                     f"{show(text)} with the id {rows.reach[part] - 1}; expected a row for each token: take the "
                     f"tokenizer that belongs to these weights"
                 )
-        return Source(
-            role,
-            info,
-            rows,
-            tuple(Source(other, found) for other, found in zip(roles[1:], others, strict=True) if found is not None),
-        )
+        pairs = zip(roles[1:], others, strict=True)
+        return Source(role, info, rows, tuple(Source(other, found) for other, found in pairs if found is not None))
 
     def _map(self, role: str) -> tuple[list[str], RowMap]:
         """The roles that give rows where `role` is read, itself first, and the rows."""
@@ -258,7 +260,7 @@ class TokenRows:
         start, rows = self.stacking.start, len(self._own)
         origins = dict(self.stacking.origins)
         tensors = dict(start.tensors)
-        for name in self.names:
+        for name in sorted(self.names):
             found = self._gathered(self._role, name, origins[name].info)
             assert found is not None
             origins[name] = found

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 import surgery
 from surgery.errors import PlanError
+from tests.commands import Run
 from tests.pairs import LLAMA_CONFIG, llama, read, write
 from tests.tiny_tokenizers import byte_level, save, sentencepiece, unigram, words
 
@@ -132,7 +133,8 @@ def test_pieces_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e
     seen = torch.stack(
         [B[EMBEDDING][shuffled.index(t)] if t in shuffled else S[EMBEDDING][i] for i, t in enumerate(tokens)]
     )
-    for number, step in enumerate((slerp, swap)):
+    steps: list[dict[str, Any]] = [slerp, swap]
+    for number, step in enumerate(steps):
         made = read(surgery.apply(recipe(step), [base, sft], tmp_path / f"out{number}").out)
         torch.testing.assert_close(made[EMBEDDING].float(), seen.float(), rtol=0.01, atol=0.01)
 
@@ -498,3 +500,37 @@ def test_one_tokenizer_at_a_time(tmp_path: Path) -> None:
         "tokenizer: found `base`, and with `vocabulary` the output has the tokenizer of `sft`; leave out one" in fault
     )
     surgery.plan(recipe(linear(), output={"tokenizer": "sft"}), [base, sft])
+
+
+def test_a_head_of_other_rows_than_the_embedding(tmp_path: Path) -> None:
+    """Then it is not known which of the two the tokens belong to."""
+    (base, _), (sft, S) = model(tmp_path / "base", BASE, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
+    odd = save(SFT, write(tmp_path / "odd", {**S, HEAD: torch.ones(7, 8).bfloat16()}, config=config(6)))
+    (fault,) = faults(recipe(linear()), base, odd)
+    assert "`lm_head.weight` of `sft` has 7 rows, and the embedding 6; expected a row for each token in both" in fault
+
+
+def test_quantised_rows_are_not_taken_apart(tmp_path: Path) -> None:
+    """Copying them whole would be possible, row by row it is not."""
+    base, _ = spoilt(tmp_path, "quantised")
+    copy = {"op": "reset_layers", "from": "base", "select": {"tensors": ["embedding"]}}
+    S = {**llama(seed=2, layers=1, vocabulary=6), EMBEDDING: torch.ones(6, 8).to(torch.int8)}
+    packed = save(SFT, write(tmp_path / "packed", S, config=config(6)))
+    (fault,) = faults(recipe(copy), base, packed)
+    assert "`model.embed_tokens.weight` of `base` is I8, whose rows cannot be taken apart; dequantise" in fault
+
+
+def test_the_command_line_plans_and_applies(tmp_path: Path, surgery_command: Run) -> None:
+    """`--set output.vocabulary=union` on any recipe: notes, actions, and what was done."""
+    (base, _), (sft, _) = model(tmp_path / "base", BASE, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
+    step = {"op": "truncate_rank", "rank": 1, "select": {"tensors": ["mlp"]}}
+    path = tmp_path / "recipe.json"
+    path.write_text(
+        json.dumps({"name": "r", "models": ["base", "sft"], "steps": [linear(select={"tensors": ["norm"]}), step]})
+    )
+    code, out, _ = surgery_command("plan", path, base, sft, "--set", "output.vocabulary=union")
+    assert code == 0
+    assert "note: vocabulary: adds 2 tokens (`c`, `d`) of `base`" in out
+    code, out, _ = surgery_command("apply", path, base, sft, tmp_path / "out", "--set", "output.vocabulary=union")
+    assert code == 0
+    assert "2 gathered" in out

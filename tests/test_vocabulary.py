@@ -44,7 +44,8 @@ def test_the_ids_are_those_of_tokenizers(tmp_path: Path, tokenizer: Tokenizer, s
     found = vocabulary(tmp_path, tokenizer)
     assert found.ids == tokenizer.get_vocab(with_added_tokens=True)
     assert found.texts == {number: text for text, number in found.ids.items()}
-    assert (found.added.keys(), found.spelling) == ({"<s>"}, spelling)
+    assert found.spelling == spelling
+    assert found.added.keys() == {"<s>"}
 
 
 def test_byte_level_entries_mean_what_their_decoder_says(tmp_path: Path) -> None:
