@@ -95,8 +95,8 @@ class TokenRows:
         lender = self._recipe.output.tokenizer
         if lender not in (None, self._role):
             self._conflicts.output(
-                f"tokenizer: found `{lender}`, and with `vocabulary` the output has the tokenizer of `{self._role}`; leave "
-                f"out one of the two"
+                f"tokenizer: found `{lender}`, and with `vocabulary` the output has the tokenizer of `{self._role}`; "
+                f"leave out one of the two"
             )
         if not self.names:
             self._refuse(f"`{self._role}` has no token embedding, so there are no rows to match")
@@ -105,8 +105,8 @@ class TokenRows:
             found = self.stacking.start.tensors[name].shape[0]
             if found != rows:
                 self._refuse(
-                    f"`{name}` of `{self._role}` has {found} rows, and the embedding {rows}; expected a row for each token "
-                    f"in both"
+                    f"`{name}` of `{self._role}` has {found} rows, and the embedding {rows}; expected a row for each "
+                    f"token in both"
                 )
 
     def _refuse(self, message: str) -> None:

@@ -504,7 +504,7 @@ def test_one_tokenizer_at_a_time(tmp_path: Path) -> None:
 
 def test_a_head_of_other_rows_than_the_embedding(tmp_path: Path) -> None:
     """Then it is not known which of the two the tokens belong to."""
-    (base, _), (sft, S) = model(tmp_path / "base", BASE, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
+    (base, _), (_, S) = model(tmp_path / "base", BASE, 6, 1), model(tmp_path / "sft", SFT, 6, 2)
     odd = save(SFT, write(tmp_path / "odd", {**S, HEAD: torch.ones(7, 8).bfloat16()}, config=config(6)))
     (fault,) = faults(recipe(linear()), base, odd)
     assert "`lm_head.weight` of `sft` has 7 rows, and the embedding 6; expected a row for each token in both" in fault
