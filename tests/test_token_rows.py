@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -221,6 +222,45 @@ def test_a_token_that_start_lacks_begins_as_the_first_role_that_has_it(tmp_path:
     )
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("policy", ["start", "union"])
+def test_against_a_merge_by_dictionaries(tmp_path: Path, seed: int, policy: str) -> None:
+    """Random vocabularies and padding of three roles: a sum of rows that plain dictionaries from text to row name."""
+    chosen = random.Random(seed)
+    paths: list[Path] = []
+    ids: list[dict[str, int]] = []
+    rows: list[torch.Tensor] = []
+    for role in range(3):
+        texts = ["?", *chosen.sample([f"w{i}" for i in range(12)], chosen.randint(1, 9))]
+        special = chosen.sample([f"<{i}>" for i in range(4)], chosen.randint(0, 3))
+        number = len(texts) + len(special) + chosen.randint(0, 2)
+        path, tensors = model(tmp_path / str(role), words(texts, special), number, seed=role, dtype=torch.float32)
+        paths.append(path)
+        ids.append({text: i for i, text in enumerate([*texts, *special])})
+        rows.append(tensors[EMBEDDING])
+    made = recipe(
+        linear(["a", "b", "c"], weights=[1, 2, 4], normalize=False),
+        models=["a", "b", "c"],
+        start="a",
+        vocabulary=policy,
+    )
+    out = surgery.apply(made, paths, tmp_path / "out").out
+
+    tokens = list(ids[0])
+    if policy == "union":
+        tokens = list(dict.fromkeys(text for own in ids for text in own))
+    expected = []
+    for i in range(max(len(tokens), len(rows[0]))):
+        text = tokens[i] if i < len(tokens) else None
+        having = [r for r in range(3) if text in ids[r]]
+        begins = rows[having[0]][ids[having[0]][text]] if text else rows[0][i]
+        seen = [rows[r][ids[r][text]] if text and r in having else begins for r in range(3)]
+        expected.append(seen[0] + 2 * seen[1] + 4 * seen[2])
+    torch.testing.assert_close(read(out)[EMBEDDING], torch.stack(expected), rtol=1e-6, atol=1e-6)
+    found = Tokenizer.from_file(str(out / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    assert found == {text: i for i, text in enumerate(tokens)}
+
+
 def test_tied_heads_are_merged_once(tmp_path: Path) -> None:
     """Without a head of its own in the files, and with a copy stored in start."""
     (base, B), (sft, S) = model(tmp_path / "base", BASE, 6, 1, tied=True), model(tmp_path / "sft", SFT, 6, 2, tied=True)
@@ -284,6 +324,16 @@ def test_the_plans_hash_knows_the_rows(tmp_path: Path) -> None:
     assert surgery.plan(recipe(linear()), [base, sft]).hash == first.hash
     save(words(["?", "b", "a", "c", "d"], ["<pad>"]), base)
     assert surgery.plan(recipe(linear()), [base, sft]).hash != first.hash
+
+
+def test_the_plans_hash_knows_the_tokenizer_that_is_made(tmp_path: Path) -> None:
+    """The same rows, and an added token that is found in texts otherwise, is another plan."""
+    (base, _), (sft, _) = model(tmp_path / "base", BASE, 7, 1), model(tmp_path / "sft", SFT, 6, 2)
+    hashes = set()
+    for lstrip in (False, True, True):
+        save(words(["?", "a", "b", "c", "d"], ["<pad>", AddedToken("<x>", lstrip=lstrip)]), base)
+        hashes.add(surgery.plan(recipe(linear(), vocabulary="union"), [base, sft]).hash)
+    assert len(hashes) == 2
 
 
 # --- the tokenizer of the union ----------------------------------------------------------------------------------
