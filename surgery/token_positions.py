@@ -77,9 +77,9 @@ class TokenPositions:
 
     def _same_file(self, one: str, other: str) -> bool:
         """Whether the tokenizers are the same to the byte, as those of most models of one family are."""
-        paths = [self._inputs[role].root / TOKENIZER_FILE for role in (one, other)]
+        ours, theirs = (self._inputs[role].root / TOKENIZER_FILE for role in (one, other))
         try:
-            return filecmp.cmp(*paths, shallow=False)
+            return filecmp.cmp(ours, theirs, shallow=False)
         except OSError:
             return False  # whoever reads it for good will tell
 
