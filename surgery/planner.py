@@ -25,7 +25,8 @@ from surgery.token_rows import TokenRows
 def make_plan(recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> Plan:
     """Plan what `recipe` does to `inputs`, a checkpoint for each of its roles.
 
-    Reads nothing but the headers that the checkpoints were opened with. Raises PlanError with every conflict:
+    Reads nothing but the headers that the checkpoints were opened with, and their tokenizers where rows of embedding or
+    head are read from several models. Raises PlanError with every conflict:
     selectors that match nothing, missing tensors, shapes, dtypes, vocabularies, tied heads, layer counts.
     """
     return _Planner(recipe, inputs).plan()
