@@ -268,7 +268,9 @@ def _plan_json(made: Plan) -> dict[str, object]:
         "bytes_read": made.bytes_read,
         "bytes_written": made.bytes_written,
         "flops": sum(map(made.flops, made.tensors)),
-        "actions": {action: sum(t.action == action for t in made.tensors) for action in ("copy", "cast", "compute")},
+        "actions": {
+            action: sum(t.action == action for t in made.tensors) for action in ("copy", "cast", "gather", "compute")
+        },
         "remarks": list(made.remarks),
         **({"layers": dict(made.layers)} if made.layers else {}),
     }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 
 from surgery.checkpoint import Checkpoint
 from surgery.config import with_dtype
@@ -53,25 +54,32 @@ class Companion:
 
 
 def companions(
-    start: Checkpoint, tokenizer: Checkpoint, torch_dtype: str | None, *, restacked: bool = False
+    start: Checkpoint,
+    tokenizer: Checkpoint,
+    torch_dtype: str | None,
+    *,
+    changed: bool = False,
+    made: Mapping[str, bytes] = MappingProxyType({}),
 ) -> tuple[Companion, ...]:
     """What belongs beside the weights of an output that begins from `start`.
 
     Tokenizer files and chat templates come from `tokenizer`, everything else from `start`. With `torch_dtype`
-    (`bfloat16`), the dtypes that the config names, nested configs included, become that one. `restacked` says that
-    the config in `start` is for other layers than the file's.
+    (`bfloat16`), the dtypes that the config names, nested configs included, become that one. `changed` says that
+    the config in `start` is another one than the file's. `made` are files in place of those there.
     """
     found = {name: path for name, path in _files(start) if _matches(name, _MODEL)}
     found.update((name, path) for name, path in _files(tokenizer) if _matches(name, _TOKENIZER))
     result = []
     for name, path in sorted(found.items()):
-        if name == CONFIG and (torch_dtype is not None or restacked):
+        if name == CONFIG and (torch_dtype is not None or changed):
             config = start.config if torch_dtype is None else with_dtype(start.config, torch_dtype)
             content = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
             result.append(Companion(name, content=content.encode()))
         else:
             result.append(Companion(name, path=path))
-    return tuple(result)
+    kept = [companion for companion in result if companion.name not in made]
+    replaced = [Companion(name, content=content) for name, content in made.items()]
+    return tuple(sorted([*kept, *replaced], key=lambda companion: companion.name))
 
 
 def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:

@@ -15,7 +15,7 @@ from surgery.dtypes import DType
 from surgery.errors import NumericalError
 from surgery.header import TensorInfo
 from surgery.jobs import Input, Job, Part
-from surgery.operand import Operand, as_bytes
+from surgery.operand import GatheredOperand, Operand, as_bytes
 from surgery.ops.whole import Edit, Piece, Whole
 from surgery.plan import TensorPlan
 from surgery.reader import Reader
@@ -51,7 +51,7 @@ def make_tensors(
     making = [_Making(part, writers[part.output]) for part in parts]
     needed = [each for each in job.inputs if any(each in part.inputs for part in parts)]
     elements = prod(job.piece_shape)
-    operands = [Operand(each.info, readers[each.model], elements, device, double=job.double) for each in needed]
+    operands = [_operand(each, readers, elements, device, double=job.double) for each in needed]
 
     def read() -> Iterator[_Read]:
         for first, shape in _pieces(job):
@@ -82,6 +82,15 @@ def _told(making: _Making, writers: Mapping[int, Writer]) -> Iterator[None]:
         if len(writers) == 1:
             raise
         raise NumericalError(f"`{making.out}`: {error}") from error
+
+
+def _operand(
+    given: Input, readers: Sequence[Reader], elements: int, device: torch.device, *, double: bool
+) -> Operand | GatheredOperand:
+    if given.rows is None:
+        return Operand(given.info, readers[given.model], elements, device, double=double)
+    parts = [(part.info, readers[part.model]) for part in given.parts]
+    return GatheredOperand(parts, given.rows, elements, device, double=double)
 
 
 def _copy(part: Part, readers: Sequence[Reader], writer: Writer) -> str:

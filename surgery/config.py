@@ -12,6 +12,8 @@ from surgery.wording import quoted
 # How configurations name the number of layers. Beside one of the decoder's own, the others count the encoder's.
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers")
 _DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
+# How they name the number of rows of the embedding.
+_VOCABULARY_SIZES = ("vocab_size", "padded_vocab_size")
 # Lists that are as long as there are layers by chance only.
 _OTHER_LISTS = re.compile(r"architectures|(^|_)(tokens?|ids?|labels)(_|$)")
 # Settings that mean layers by their numbers, or every so many of them.
@@ -31,6 +33,18 @@ def with_dtype(config: Mapping[str, object], torch_dtype: str) -> dict[str, obje
     if "model_type" in config and not {"dtype", "torch_dtype"} & config.keys():
         changed["dtype"] = torch_dtype
     return changed
+
+
+def with_vocabulary(config: Mapping[str, object], before: int, rows: int) -> tuple[dict[str, object], bool]:
+    """The config for an embedding of `rows` rows, and whether it or that of its language model said `before`."""
+    changed, found = dict(config), False
+    for key, value in config.items():
+        if key in _VOCABULARY_SIZES and value == before:
+            changed[key], found = rows, True
+        elif key in TEXT_CONFIGS and isinstance(value, dict):
+            changed[key], inside = with_vocabulary(value, before, rows)
+            found |= inside
+    return changed, found
 
 
 @dataclass(frozen=True, slots=True)

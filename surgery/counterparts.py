@@ -9,7 +9,8 @@ from surgery.conflicts import Conflicts
 from surgery.header import TensorInfo
 from surgery.plan import Source
 from surgery.recipe import Recipe
-from surgery.stacking import Stacking
+from surgery.token_positions import REMEDY, TokenPositions
+from surgery.token_rows import TokenRows
 
 # How integers of quantised weights are stored (bitsandbytes, GPTQ, AWQ, compressed-tensors).
 PACKED_DTYPES = ("U8", "I8", "I32", "U32")
@@ -20,10 +21,17 @@ class Counterparts:
     """Compares the tensors that steps edit with those that they read; what does not fit goes to `conflicts`."""
 
     def __init__(
-        self, inputs: Mapping[str, Checkpoint], stacking: Stacking, recipe: Recipe, conflicts: Conflicts
+        self,
+        inputs: Mapping[str, Checkpoint],
+        rows: TokenRows,
+        positions: TokenPositions,
+        recipe: Recipe,
+        conflicts: Conflicts,
     ) -> None:
         self._inputs = inputs
-        self._stacking = stacking
+        self._rows = rows
+        self._positions = positions
+        self._stacking = rows.stacking
         self._recipe = recipe
         self._conflicts = conflicts
 
@@ -44,7 +52,8 @@ class Counterparts:
 
     def between(self, number: int, role: str, info: TensorInfo, found: TensorInfo | None) -> bool:
         """Compare a tensor that is edited with its counterpart in `role`; records and tells whether they conflict."""
-        checks = (self._tied, self._missing, self._shape, self._dtype)
+        checks = (self._tied, self._missing, self._shape, self._tokens, self._dtype)
+        found = self._rows.as_output(info.name, found)
         return any(check(number, role, info, found) for check in checks)
 
     def _add(self, number: int, kind: str, name: str, message: str) -> bool:
@@ -119,8 +128,7 @@ class Counterparts:
                 number,
                 f"{role}: vocabulary",
                 info.name,
-                f"the vocabularies differ: `{owner.info.name}` is {shapes}; rows are not matched by position: leave "
-                f"them out, `exclude: [embedding, lm_head]`",
+                f"the vocabularies differ: `{owner.info.name}` is {shapes}; rows are not matched by position: {REMEDY}",
             )
         return self._add(
             number,
@@ -128,6 +136,11 @@ class Counterparts:
             info.name,
             f"shapes differ: `{owner.info.name}` is {shapes}; exclude it, or take checkpoints of one architecture",
         )
+
+    def _tokens(self, number: int, role: str, info: TensorInfo, _: TensorInfo | None) -> bool:
+        """Rows that are matched by position must belong to the same tokens."""
+        message = self._positions.mismatch(self._owner(info).role, role) if info.name in self._rows.names else None
+        return message is not None and self._add(number, f"{role}: vocabulary", info.name, message)
 
     def _dtype(self, number: int, role: str, info: TensorInfo, found: TensorInfo | None) -> bool:
         assert found is not None

@@ -12,7 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from surgery.ops.base import RESULT
-from surgery.plan import COPY_BYTES, Plan, TensorPlan, check_memory, memory_of, peak_memory
+from surgery.plan import COPY_BYTES, Plan, Source, TensorPlan, check_memory, memory_of, peak_memory
 from surgery.spectral import cost
 
 if TYPE_CHECKING:
@@ -21,15 +21,23 @@ if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint
     from surgery.header import TensorInfo
     from surgery.ops.base import Op
+    from surgery.row_map import RowMap
     from surgery.spectral.shared import Size
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A tensor of one of the models, whatever roles this has."""
+    """A tensor of one of the models, whatever roles this has; with `rows`, rows of it and of `others`."""
 
     model: int
     info: TensorInfo
+    rows: RowMap | None = None
+    others: tuple[Input, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Input, ...]:
+        """Everything that is read for it, itself first."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,11 @@ class Job:
         shared = [cost.workspace(self.piece_shape, *size) for size in self.sizes.values()]
         slots = [part.tensor.slot for part in self.parts]
         workspace = kept + max([*own, *shared], default=0)
-        return memory_of(prod(self.piece_shape), [each.info for each in self.inputs], slots, workspace)
+        sources = {
+            each: source for part in self.parts for each, source in zip(part.inputs, part.tensor.inputs, strict=True)
+        }
+        stored = [info for source in sources.values() for info in source.stored]
+        return memory_of(prod(self.piece_shape), stored, slots, workspace)
 
 
 class Batch:
@@ -150,7 +162,7 @@ class Batch:
         for output, plan in enumerate(self.plans):
             numbers = {role: models[id(model)] for role, model in plan.inputs.items()}
             for tensor in plan.tensors:
-                inputs = tuple(Input(numbers[source.role], source.info) for source in tensor.inputs)
+                inputs = tuple(_input(source, numbers) for source in tensor.inputs)
                 groups[_kind(output, tensor)].append(Part(output, plan, tensor, inputs))
         return tuple(Job(tuple(parts)) for parts in groups.values())
 
@@ -178,6 +190,11 @@ class Batch:
         return hashlib.blake2b(json.dumps(larger).encode(), digest_size=16).hexdigest() if larger else None
 
 
+def _input(source: Source, numbers: Mapping[str, int]) -> Input:
+    others = tuple(_input(other, numbers) for other in source.others)
+    return Input(numbers[source.role], source.info, source.rows, others)
+
+
 def _kind(output: int, tensor: TensorPlan) -> object:
     """Tensors of one kind are made together: read in the same pieces, computed in the same precision.
 
@@ -191,7 +208,7 @@ def _kind(output: int, tensor: TensorPlan) -> object:
 
 
 def _double(tensor: TensorPlan) -> bool:
-    return any(source.info.dtype.name == "F64" for source in tensor.inputs)
+    return any(info.dtype.name == "F64" for source in tensor.inputs for info in source.stored)
 
 
 def _union(sizes: Sequence[Size], n: int) -> Size:

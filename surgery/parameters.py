@@ -15,7 +15,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # of parameters and of roles
 NAME_RULE = "letters, digits, `_` and `-`, not starting with a digit or `-`"
 REFERENCE = re.compile(rf"\$({NAME.pattern})")
 OUTPUT = "output"
-_OUTPUT_SETTINGS = ("output.dtype", "output.shard_size", "output.tokenizer")
+_OUTPUT_SETTINGS = ("output.dtype", "output.shard_size", "output.tokenizer", "output.vocabulary")
 
 
 class Substitution:

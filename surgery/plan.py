@@ -19,20 +19,44 @@ if TYPE_CHECKING:
     from surgery.header import TensorInfo
     from surgery.ops.base import Op
     from surgery.recipe import Recipe
+    from surgery.row_map import RowMap
 
 PIECE_ELEMENTS = 1 << 19  # of 2^17 ... 2^21 the fastest: smaller ones pay for calls, larger ones miss the cache
 COPY_BYTES = 1 << 20  # the buffer through which copied bytes are hashed
 INTERPRETER_BYTES = 400_000_000  # Python with torch loaded: 0.35 GB measured
 
-Action = Literal["copy", "cast", "compute"]
+Action = Literal["copy", "cast", "gather", "compute"]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor of an input."""
+    """A tensor of an input; with `rows`, rows of it (part 0) and of those of `others` (1, 2, ...), as that map says."""
 
     role: str
     info: TensorInfo
+    rows: RowMap | None = None
+    others: tuple[Source, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """Everything that is read for it, itself first."""
+        return (self, *self.others)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read for it."""
+        if self.rows is None:
+            return self.info.nbytes
+        counts = self.rows.counts
+        return sum(
+            part.info.dtype.nbytes(count * prod(part.info.shape[1:]))
+            for part, count in zip(self.parts, counts, strict=False)
+        )
+
+    @property
+    def stored(self) -> tuple[TensorInfo, ...]:
+        """Of each dtype in which it is stored one of its tensors, its own first."""
+        return tuple({part.info.dtype.name: part.info for part in reversed(self.parts)}.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +100,12 @@ class TensorPlan:
 
     @property
     def action(self) -> Action:
-        """`copy` (byte for byte), `cast` (another dtype) or `compute`."""
+        """`copy` (byte for byte), `cast` (another dtype), `gather` (rows by token) or `compute`."""
         if self.steps:
             return "compute"
         assert self.base is not None
+        if self.base.rows is not None:
+            return "gather"
         return "copy" if self.base.info.dtype == self.slot.dtype else "cast"
 
     @property
@@ -117,8 +143,9 @@ class Plan:
     """Everything that will happen, known from recipe and headers alone.
 
     `remarks` are what a user should know before starting. Where the recipe has slices, `layers` tells of each which
-    layers of the output it makes, and of what: `("16-31", "base 16-31, sft 0-15")`. `hash` identifies the
-    work: two plans with one hash give the same bytes from the same inputs.
+    layers of the output it makes, and of what: `("16-31", "base 16-31, sft 0-15")`. `tokenizer` is a digest of the
+    tokenizer's files where these are made. `hash` identifies the work: two plans with one hash give the same bytes from
+    the same inputs.
     """
 
     recipe: Recipe
@@ -130,11 +157,12 @@ class Plan:
     companions: tuple[Companion, ...]
     remarks: tuple[str, ...] = ()
     layers: tuple[tuple[str, str], ...] = ()
+    tokenizer: str = ""
 
     @property
     def bytes_read(self) -> int:
         """Bytes of the inputs that are read."""
-        return sum(source.info.nbytes * tensor.passes for tensor in self.tensors for source in tensor.inputs)
+        return sum(source.nbytes * tensor.passes for tensor in self.tensors for source in tensor.inputs)
 
     @property
     def bytes_written(self) -> int:
@@ -154,7 +182,8 @@ class Plan:
         if tensor.action == "copy":
             return COPY_BYTES
         workspace = max((op.workspace(tensor.piece_shape) for op in tensor.ops), default=0)
-        return memory_of(prod(tensor.piece_shape), [source.info for source in tensor.inputs], [tensor.slot], workspace)
+        stored = [info for source in tensor.inputs for info in source.stored]
+        return memory_of(prod(tensor.piece_shape), stored, [tensor.slot], workspace)
 
     def peak_memory(self, workers: int) -> int:
         """Upper bound of the process's resident memory in bytes with so many workers and no `--memory`."""
@@ -170,13 +199,14 @@ class Plan:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self.recipe.canonical(), sort_keys=True).encode())
         for tensor in self.tensors:
-            inputs = [(s.role, s.info.dtype.name, s.info.file, s.info.start) for s in tensor.inputs]
+            inputs = [_identity(source) for source in tensor.inputs]
             slot = tensor.slot
             row = (slot.name, slot.dtype.name, slot.shape, slot.file, slot.start, tensor.steps, inputs)
             digest.update(json.dumps(row).encode())
         for file in self.files:
             digest.update(json.dumps((file.name, file.size)).encode())
             digest.update(file.header)
+        digest.update(self.tokenizer.encode())
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -184,6 +214,12 @@ class Plan:
 
     def __hash__(self) -> int:
         return int(self.hash[:15], 16)
+
+
+def _identity(source: Source) -> tuple[object, ...]:
+    """What decides which bytes are read."""
+    place = (source.role, source.info.dtype.name, source.info.file, source.info.start)
+    return place if source.rows is None else (*place, source.rows.digest, *map(_identity, source.others))
 
 
 def memory_of(elements: int, inputs: Sequence[TensorInfo], slots: Iterable[TensorInfo], workspace: int) -> int:

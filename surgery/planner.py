@@ -18,12 +18,15 @@ from surgery.plan import Plan, Source, TensorPlan
 from surgery.recipe import Recipe
 from surgery.select import Select, resolve
 from surgery.stacking import stack
+from surgery.token_positions import TokenPositions
+from surgery.token_rows import TokenRows
 
 
 def make_plan(recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> Plan:
     """Plan what `recipe` does to `inputs`, a checkpoint for each of its roles.
 
-    Reads nothing but the headers that the checkpoints were opened with. Raises PlanError with every conflict:
+    Reads nothing but the headers that the checkpoints were opened with, and their tokenizers where rows of embedding or
+    head are read from several models. Raises PlanError with every conflict:
     selectors that match nothing, missing tensors, shapes, dtypes, vocabularies, tied heads, layer counts.
     """
     return _Planner(recipe, inputs).plan()
@@ -54,9 +57,12 @@ class _Planner:
         self.inputs = inputs
         self.conflicts = Conflicts(recipe)
         self.stacking = stack(recipe, inputs, self.conflicts)
+        self.positions = TokenPositions(recipe, inputs)
+        self.rows = TokenRows(recipe, inputs, self.stacking, self.conflicts)
+        self.stacking = self.rows.stacking
         self.start = self.stacking.start
         self.anatomy = self.start.anatomy
-        self.counterparts = Counterparts(inputs, self.stacking, recipe, self.conflicts)
+        self.counterparts = Counterparts(inputs, self.rows, self.positions, recipe, self.conflicts)
         self.remarks: dict[str, list[str]] = {}
         self.ops: dict[tuple[int, str], Op] = {}  # by step and tensor, with the numbers for that tensor
 
@@ -68,7 +74,7 @@ class _Planner:
                 self.ops[number, name] = resolved
                 self._extend(drafts[name], number, resolved, self.start.tensors[name])
         self._refuse_dead_steps(drafts)
-        self._compare_vocabularies()
+        self.positions.check_lender(self.recipe.output.tokenizer or self.recipe.start, self.conflicts)
         self._remark_what_is_left_out()
         self.conflicts.raise_all()
         return self._finish(drafts)
@@ -161,22 +167,6 @@ class _Planner:
                 if name not in self.start.tensors:
                     self._remark(f"`{role}` has tensors that {whole} lacks; they are left out", name)
 
-    def _compare_vocabularies(self) -> None:
-        """A tokenizer taken from another role must fit the embeddings of `start`."""
-        lender = self.recipe.output.tokenizer
-        if lender is None or lender == self.recipe.start:
-            return
-        rows = {}
-        for role in (self.recipe.start, lender):
-            embedding = self.inputs[role].anatomy.embedding
-            rows[role] = self.inputs[role].tensors[embedding].shape[0] if embedding else None
-        ours, theirs = rows[self.recipe.start], rows[lender]
-        if ours != theirs:
-            self.conflicts.output(
-                f"tokenizer: the embedding has {ours} rows in `{self.recipe.start}` and {theirs} in `{lender}`, so its "
-                f"tokenizer does not fit the output; take the tokenizer of `{self.recipe.start}`"
-            )
-
     def _source(self, number: int, role: str, info: TensorInfo) -> Source | None:
         """The tensor of another role that belongs to `info`, or None and a conflict."""
         checkpoint = self.inputs[role]
@@ -186,7 +176,7 @@ class _Planner:
         if self.counterparts.between(number, role, info, found):
             return None
         assert found is not None
-        return Source(role, found)
+        return self.rows.source(number, role, info.name, found)
 
     def _refuse_dead_steps(self, drafts: Mapping[str, _Draft]) -> None:
         alive = {number for draft in drafts.values() for number in (*draft.steps, draft.copied)}
@@ -216,10 +206,17 @@ class _Planner:
                 self.start,
                 tokenizer,
                 self.recipe.output.dtype if chosen else None,
-                restacked=bool(self.stacking.blocks),
+                changed=self.start.config is not self.inputs[self.recipe.start].config,
+                made=self.rows.files,
             ),
-            remarks=(*self.stacking.remarks, *(_told(text, names) for text, names in self.remarks.items())),
+            remarks=(
+                *self.stacking.remarks,
+                *self.rows.remarks,
+                *self.positions.remarks,
+                *(_told(text, names) for text, names in self.remarks.items()),
+            ),
             layers=tuple((spell(block.outcome), str(block)) for block in self.stacking.blocks),
+            tokenizer=self.rows.digest,
         )
 
     def _tensor(self, draft: _Draft, slot: TensorInfo) -> TensorPlan:

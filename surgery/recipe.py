@@ -118,6 +118,12 @@ class Output(BaseModel):
     tokenizer: InputRole | None = Field(
         default=None, description="the role whose tokenizer and chat template go with it; default: `start`"
     )
+    vocabulary: Literal["start", "union"] | None = Field(
+        default=None,
+        description="match rows of embedding and head by their tokens: the output has those of `start`, or the "
+        "`union` of all roles'. A role that lacks a token counts as having the row that the output begins with, "
+        "that of `start`. Default: by position, where the tokenizers agree",
+    )
 
 
 class Recipe(BaseModel):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 SHOWN_CHARACTERS = 60  # of a wrong value: enough to recognise it, on one line
 COMPARED = 50  # names looked through for a near miss; more do not occur, and comparing is slow
 LISTED = 20  # names that a message lists
+SOME = 3  # of thousands of things, those that a message shows
 
 
 def show(value: object) -> str:
@@ -36,6 +37,12 @@ def quoted(names: Iterable[str]) -> str:
     names = list(names)
     rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(show(name) for name in names[:LISTED]) + rest
+
+
+def some(texts: Sequence[str], noun: str = "token") -> str:
+    """``3 tokens (`a`, `b`, `c`)``; of many, the first."""
+    more = ", ..." if len(texts) > SOME else ""
+    return f"{numbered(len(texts), noun)} ({quoted(texts[:SOME])}{more})"
 
 
 def numbered(n: int, noun: str) -> str:

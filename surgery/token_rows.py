@@ -1,0 +1,307 @@
+"""Rows of embeddings and output heads belong to tokens: which rows of which model a tensor of the output is made of.
+
+With `output: {vocabulary: start}` the output has the tokens of `start`, in their order; with `union` those of all
+roles, first those of `start`, then the others' by role and id. Where a step reads another role, row i is the row that
+this role has for token i. For a token that it lacks, it counts as having the row that the output begins with: that of
+`start`, or of the first role that has a token that `start` lacks. So its task vector from `start` is 0 there, and an
+average with it stays what `start` has. Rows of `start` beyond its tokens (padding) are treated likewise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from math import prod
+
+from surgery.checkpoint import Checkpoint
+from surgery.config import with_vocabulary
+from surgery.conflicts import Conflicts
+from surgery.errors import CheckpointError, NotInstalledError
+from surgery.groups import token_rank
+from surgery.header import TensorInfo
+from surgery.plan import Source
+from surgery.recipe import Recipe
+from surgery.row_map import RowMap
+from surgery.stacking import Stacking
+from surgery.union_tokenizer import NewToken, new_tokens, tokenizer_files, united
+from surgery.vocabulary import Vocabulary, read_tokenizer, read_vocabulary
+from surgery.wording import numbered, show, some
+
+_PREDICTORS_HEAD = ".shared_head.head.weight"  # of the layers after the last that predict further tokens (DeepSeek-V3)
+
+
+class TokenRows:
+    """The rows of one recipe's output.
+
+    `stacking` is what the steps work on: with `union`, embedding, head and config of its `start` have the rows of the
+    output. `files` are tokenizer files that differ from those of `start`. Conflicts go to `conflicts`; PlanError is
+    raised at once where one leaves nothing to go on with.
+    """
+
+    def __init__(
+        self, recipe: Recipe, inputs: Mapping[str, Checkpoint], stacking: Stacking, conflicts: Conflicts
+    ) -> None:
+        self.stacking = stacking
+        self.files: dict[str, bytes] = {}
+        self.remarks: list[str] = []
+        self._recipe = recipe
+        self._role = recipe.start
+        self._policy = recipe.output.vocabulary
+        self._inputs = inputs
+        self._conflicts = conflicts
+        self._known: dict[str, Vocabulary] = {}
+        self._maps: dict[str, tuple[list[str], RowMap]] = {}
+        self.names = _token_tensors(stacking.start)
+        if self._policy is None:
+            return
+        self._check_start()
+        start, rows = self._vocabulary(self._role), self._rows(self._role)
+        # Of each row of the output: its token with the role whose spelling it has, and where the output begins.
+        self._tokens = [(start.texts[i], self._role) if i in start.texts else None for i in range(rows)]
+        self._own = [(self._role, i) for i in range(rows)]
+        if self._policy == "union":
+            self._unite(start)
+
+    def source(self, number: int, role: str, name: str, info: TensorInfo) -> Source | None:
+        """What a step reads for the tensor `name` from a role that has `info` for it; None and a conflict."""
+        if self._policy is None or name not in self.names:
+            return Source(role, info)
+        if not info.dtype.arithmetic:
+            self._conflicts.step(
+                number,
+                f"`{info.name}` of `{role}` is {info.dtype.name}, whose rows cannot be taken apart; dequantise "
+                f"`{self._inputs[role].source}` first, or leave the tensor out of `select`",
+            )
+            return None
+        return self._gathered(role, name, info)
+
+    def as_output(self, name: str, info: TensorInfo | None) -> TensorInfo | None:
+        """A role's tensor as it is once its rows are matched: with the number of rows of the output."""
+        if info is None or self._policy is None or name not in self.names:
+            return info
+        return _with_rows(info, len(self._own))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the tokenizer files that are made; empty where there are none."""
+        if not self.files:
+            return ""
+        return hashlib.blake2b(repr(sorted(self.files.items())).encode(), digest_size=16).hexdigest()
+
+    def _check_start(self) -> None:
+        """Everything that is needed of `start`, whatever the policy."""
+        lender = self._recipe.output.tokenizer
+        if lender not in (None, self._role):
+            self._conflicts.output(
+                f"tokenizer: found `{lender}`, and with `vocabulary` the output has the tokenizer of `{self._role}`; "
+                f"leave out one of the two"
+            )
+        if not self.names:
+            self._refuse(f"`{self._role}` has no token embedding, so there are no rows to match")
+        rows = self._rows(self._role)
+        for name in sorted(self.names):
+            found = self.stacking.start.tensors[name].shape[0]
+            if found != rows:
+                self._refuse(
+                    f"`{name}` of `{self._role}` has {found} rows, and the embedding {rows}; expected a row for each "
+                    f"token in both"
+                )
+
+    def _refuse(self, message: str) -> None:
+        self._conflicts.output(f"vocabulary: {message}")
+        self._conflicts.raise_all()
+
+    def _vocabulary(self, role: str) -> Vocabulary:
+        if role not in self._known:
+            try:
+                self._known[role] = read_vocabulary(self._inputs[role])
+            except (CheckpointError, NotInstalledError) as error:
+                self._refuse(f"tokens of `{role}` are not known: {error}")
+        return self._known[role]
+
+    def _rows(self, role: str) -> int:
+        """The rows of a role's embedding."""
+        embedding = self._inputs[role].anatomy.embedding
+        if embedding is None:
+            self._refuse(f"`{role}` has no token embedding, so there are no rows to match")
+        assert embedding is not None
+        return self._inputs[role].tensors[embedding].shape[0]
+
+    def _info(self, role: str, name: str) -> TensorInfo | None:
+        """What a role has for a tensor of the output; for a head that is tied and not stored, its embedding."""
+        found = self.stacking.views[role].get(name)
+        checkpoint = self._inputs[role]
+        if found is None and checkpoint.tied and name == self.stacking.start.anatomy.head:
+            found = checkpoint.tensors.get(checkpoint.anatomy.embedding or "")
+        return found
+
+    # --- matching by text --------------------------------------------------------------------------------------------
+
+    def _gathered(self, role: str, name: str, info: TensorInfo) -> Source | None:
+        roles, rows = self._map(role)
+        if rows.identity and info.shape[0] == len(self._own):
+            return Source(role, info)
+        others = [self._info(other, name) for other in roles[1:]]
+        for part, (owner, found) in enumerate(zip(roles, [info, *others], strict=True)):
+            if found is None:
+                self._refuse(f"`{name}` is not in `{owner}`, which has tokens that `{self._role}` lacks")
+            elif part < len(rows.reach) and rows.reach[part] > found.shape[0]:
+                text = self._vocabulary(owner).texts.get(rows.reach[part] - 1, "")
+                self._refuse(
+                    f"`{found.name}` of `{owner}` has {found.shape[0]} rows, and its tokenizer has the token "
+                    f"{show(text)} with the id {rows.reach[part] - 1}; expected a row for each token: take the "
+                    f"tokenizer that belongs to these weights"
+                )
+        pairs = zip(roles[1:], others, strict=True)
+        return Source(role, info, rows, tuple(Source(other, found) for other, found in pairs if found is not None))
+
+    def _map(self, role: str) -> tuple[list[str], RowMap]:
+        """The roles that give rows where `role` is read, itself first, and the rows."""
+        if role not in self._maps:
+            places = list(self._places(role))
+            roles = list(dict.fromkeys([role, *(other for other, _ in places)]))
+            number = {other: i for i, other in enumerate(roles)}
+            self._maps[role] = roles, RowMap.of([(number[other], row) for other, row in places])
+            if role != self._role:
+                self._remark(role, places)
+        return self._maps[role]
+
+    def _places(self, role: str) -> Iterator[tuple[str, int]]:
+        """Where the row of each token is, as seen from a role."""
+        if role == self._role:
+            yield from self._own
+            return
+        vocabulary = self._vocabulary(role)
+        for token, own in zip(self._tokens, self._own, strict=True):
+            found = None if token is None else vocabulary.find(token[0], self._vocabulary(token[1]))
+            yield own if found is None else (role, found)
+
+    def _remark(self, role: str, places: Sequence[tuple[str, int]]) -> None:
+        texts = [token[0] if token else None for token in self._tokens]
+        total = sum(text is not None for text in texts)
+        found = {row for owner, row in places if owner == role}
+        lacking = [text for text, (owner, _) in zip(texts, places, strict=True) if text is not None and owner != role]
+        dropped = [text for number, text in self._vocabulary(role).texts.items() if number not in found]
+        told = f"vocabulary: `{role}` has {total - len(lacking):,} of the output's {numbered(total, 'token')}"
+        if lacking:
+            told += f"; it lacks {some(lacking)}, for which it counts as having the output's own rows"
+        if dropped:
+            told += f"; the output lacks {some(dropped)}, which {'is' if len(dropped) == 1 else 'are'} left out"
+        self.remarks.append(told)
+
+    # --- the tokens of all roles -------------------------------------------------------------------------------------
+
+    def _unite(self, start: Vocabulary) -> None:
+        try:
+            new = new_tokens(self._role, {role: self._vocabulary(role) for role in self._inputs})
+            made = united(read_tokenizer(self._inputs[self._role]), start, new) if new else {}
+        except (ValueError, NotInstalledError) as error:
+            self._refuse(f"the tokenizer of `{self._role}` cannot have the tokens of all roles: {error}; take `start`")
+            return
+        if not new:
+            self.remarks.append(f"vocabulary: no role has a token that `{self._role}` lacks; none is added")
+            return
+        rows = self._rows(self._role)
+        self._place(start, new, rows)
+        for role in dict.fromkeys(token.role for token in new):
+            self._refuse_unlike(role)
+            self.remarks.append(f"vocabulary: adds {some([t.text for t in new if t.role == role])} of `{role}`")
+        self.files = dict(tokenizer_files(self._inputs[self._role], made, new))
+        self._enlarge(rows)
+
+    def _place(self, start: Vocabulary, new: Sequence[NewToken], rows: int) -> None:
+        """Give the new tokens their rows: padding of `start` first, then rows behind its own."""
+        top = max(start.ids.values(), default=-1)
+        if top >= rows:
+            self._refuse(
+                f"the embedding of `{self._role}` has {rows} rows, and its tokenizer has the token "
+                f"{show(start.texts[top])} with the id {top}; expected a row for each token: take the tokenizer that "
+                f"belongs to these weights"
+            )
+        more = max(0, new[-1].id + 1 - rows)
+        self._tokens += [None] * more
+        self._own += [(self._role, -1)] * more
+        for token in new:
+            self._tokens[token.id] = token.text, token.role
+            self._own[token.id] = token.role, token.id_there
+
+    def _refuse_unlike(self, role: str) -> None:
+        """The rows of added tokens must fit into the tensors of `start`."""
+        start = self.stacking.start
+        if self._inputs[role].tied != start.tied:
+            words = {True: "tied to the embedding", False: "a matrix of its own"}
+            self._refuse(
+                f"the output head is {words[start.tied]} in `{self._role}` and {words[not start.tied]} in `{role}`, so "
+                f"its rows for the tokens that `{self._role}` lacks do not mean the same; take `start`"
+            )
+        for name in sorted(self.names):
+            ours, theirs = start.tensors[name], self._info(role, name)
+            if theirs is None:
+                self._refuse(
+                    f"`{name}` is in `{self._role}` and not in `{role}`, which has tokens to add; take `start`"
+                )
+            elif theirs.shape[1:] != ours.shape[1:]:
+                self._refuse(
+                    f"`{name}` is {list(ours.shape)} in `{self._role}` and {list(theirs.shape)} in `{role}`; expected "
+                    f"rows of one length"
+                )
+            elif not (ours.dtype.arithmetic and theirs.dtype.arithmetic):
+                self._refuse(f"`{name}` is quantised, in `{self._role}` or in `{role}`; dequantise the model first")
+            elif ours.dtype != theirs.dtype and self._recipe.output.dtype == "keep":
+                self._refuse(
+                    f"`{name}` is {ours.dtype.name} in `{self._role}` and {theirs.dtype.name} in `{role}`; name the "
+                    f"dtype of the output, `--set output.dtype=bfloat16` (or float16, float32)"
+                )
+
+    def _enlarge(self, before: int) -> None:
+        """What the steps edit: tensors with a row for each token, and a config that says so."""
+        start, rows = self.stacking.start, len(self._own)
+        origins = dict(self.stacking.origins)
+        tensors = dict(start.tensors)
+        for name in sorted(self.names):
+            found = self._gathered(self._role, name, origins[name].info)
+            assert found is not None
+            origins[name] = found
+            tensors[name] = _with_rows(tensors[name], rows)
+        config, metadata = start.config, dict(start.index_metadata)
+        if "total_parameters" in metadata:  # transformers 5 counts them
+            metadata["total_parameters"] = sum(info.elements for info in tensors.values())
+        if rows != before and not config:
+            self.remarks.append(f"`{self._role}` has no `config.json`; write one for {rows} tokens, or loaders fail")
+        elif rows != before:
+            config, found_there = with_vocabulary(config, before, rows)
+            if not found_there:
+                self._refuse(
+                    f"the config of `{self._role}` does not say `vocab_size: {before}`, which becomes {rows}; correct "
+                    f"its `config.json`"
+                )
+        changed = replace(start, tensors=tensors, config=config, index_metadata=metadata)
+        self.stacking = replace(self.stacking, start=changed, origins=origins)
+
+
+def _token_tensors(checkpoint: Checkpoint) -> frozenset[str]:
+    """The tensors with a row for each token: embedding, head with its bias, and their like beside the layers."""
+    anatomy, tensors = checkpoint.anatomy, checkpoint.tensors
+    if anatomy.embedding is None:
+        return frozenset()
+    rows = tensors[anatomy.embedding].shape[0]
+    return frozenset(
+        name
+        for name, info in tensors.items()
+        if name in (anatomy.embedding, anatomy.head)
+        or (
+            info.shape[:1] == (rows,)
+            and (
+                anatomy.group_of(name) == "lm_head"
+                or (token_rank(name) is not None and len(info.shape) == 2)
+                or name.endswith(_PREDICTORS_HEAD)
+            )
+        )
+    )
+
+
+def _with_rows(info: TensorInfo, rows: int) -> TensorInfo:
+    shape = (rows, *info.shape[1:])
+    return replace(info, shape=shape, nbytes=info.dtype.nbytes(prod(shape)))
