@@ -41,14 +41,28 @@ class TensorEntry(_Part):
     blake3: str
 
 
+class AdapterEntry(_Part):
+    """Where an adapter over an input came from; `config` is the digest of its `adapter_config.json`."""
+
+    source: str
+    hub_id: str | None
+    revision: str | None
+    size: int
+    config: str
+
+
 class InputEntry(_Part):
-    """Where an input came from; `manifest` is the digest of its own `surgery.json`, if it has one."""
+    """Where an input came from; `manifest` is the digest of its own `surgery.json`, if it has one.
+
+    `adapters` were laid over it, in this order.
+    """
 
     source: str
     hub_id: str | None
     revision: str | None
     files: dict[str, int]
     manifest: str | None
+    adapters: tuple[AdapterEntry, ...] = ()
 
 
 class RecipeEntry(_Part):
@@ -219,13 +233,29 @@ def verify(out: Path, workers: int) -> Verified:
 def _input(checkpoint: Checkpoint) -> InputEntry:
     path = checkpoint.root / MANIFEST_FILE
     known = checkpoint.is_directory and path.is_file()
+    of_adapters = {adapter.file for adapter in checkpoint.adapters}
     return InputEntry(
-        source=os.fsencode(checkpoint.source).decode(errors="backslashreplace"),  # a path need not be UTF-8
+        source=_text(checkpoint.source),
         hub_id=checkpoint.hub_id,
         revision=checkpoint.revision,
-        files={shard.name: shard.size for shard in checkpoint.shards},
+        files={shard.name: shard.size for shard in checkpoint.shards if shard.name not in of_adapters},
         manifest=blake3(path.read_bytes()).hexdigest() if known else None,
+        adapters=tuple(
+            AdapterEntry(
+                source=_text(adapter.source),
+                hub_id=adapter.hub_id,
+                revision=adapter.revision,
+                size=adapter.header.size,
+                config=adapter.config_digest,
+            )
+            for adapter in checkpoint.adapters
+        ),
     )
+
+
+def _text(path: str) -> str:
+    """A path need not be UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _header_faults(path: Path, shard: ShardEntry) -> Iterator[Fault]:

@@ -218,9 +218,17 @@ class _Planner:
                 self.recipe.output.dtype if chosen else None,
                 restacked=bool(self.stacking.blocks),
             ),
-            remarks=(*self.stacking.remarks, *(_told(text, names) for text, names in self.remarks.items())),
+            remarks=(
+                *self._notes(),
+                *self.stacking.remarks,
+                *(_told(text, names) for text, names in self.remarks.items()),
+            ),
             layers=tuple((spell(block.outcome), str(block)) for block in self.stacking.blocks),
         )
+
+    def _notes(self) -> list[str]:
+        """What there is to know of the models, whatever the recipe."""
+        return list(dict.fromkeys(note for checkpoint in self.inputs.values() for note in checkpoint.notes))
 
     def _tensor(self, draft: _Draft, slot: TensorInfo) -> TensorPlan:
         ops = [self.ops[number, slot.name] for number in draft.steps]

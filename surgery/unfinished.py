@@ -176,6 +176,7 @@ def _refuse_inputs(target: Path, out: Path, inputs: Mapping[str, Checkpoint]) ->
     for role, checkpoint in inputs.items():
         owned = [checkpoint.root] if checkpoint.is_directory else []
         owned += [shard.path for shard in checkpoint.shards]
+        owned += [adapter.root for adapter in checkpoint.adapters]
         for path in map(Path, map(os.path.realpath, owned)):
             if target == path or target in path.parents or path in target.parents:
                 raise OutputError(
