@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 import click
 
 from surgery.errors import SurgeryError
+from surgery.extraction.cli import extract_lora
 from surgery.options import (
     cache_option,
     device_option,
@@ -215,6 +216,9 @@ def schema() -> None:
     from surgery import api
 
     print_json(api.schema())
+
+
+cli.add_command(extract_lora)
 
 
 def _plan_json(made: Plan) -> dict[str, object]:

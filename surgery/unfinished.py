@@ -120,6 +120,12 @@ class Unfinished(Closing):
             if durable:
                 _sync(places.partial.parent)
 
+    def drop(self) -> None:
+        """Delete what is finished: there will be no output."""
+        with writing(self.places.partial):
+            shutil.rmtree(self.places.partial)
+            self._journal.remove()
+
     def close(self) -> None:
         """Release the lock; what is finished stays in `OUT.partial`."""
         self._journal.close()
