@@ -112,7 +112,7 @@ class Output(BaseModel):
     shard_size: ShardSize = Field(
         default=None,
         json_schema_extra={"default": KEEP},
-        description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`",
+        description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`, with slices none larger",
     )
     tokenizer: InputRole | None = Field(
         default=None, description="the role whose tokenizer and chat template go with it; default: `start`"
@@ -158,6 +158,13 @@ class Recipe(BaseModel):
         if repeated:
             raise ValueError(f"found {quoted(repeated)} more than once; every role needs its own name")
         return models
+
+    @field_validator("slices")
+    @classmethod
+    def _given(cls, slices: tuple[Slice, ...] | None) -> tuple[Slice, ...]:
+        if slices is None:  # `slices:` with nothing after it; the default does not come here
+            raise PydanticKnownError("list_type")
+        return slices
 
     @field_validator("steps")
     @classmethod

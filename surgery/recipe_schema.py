@@ -33,7 +33,9 @@ def schema() -> dict[str, Any]:
     del properties["steps"]["items"]["discriminator"]  # of OpenAPI; the constants of `op` say the same
     del properties["steps"]["default"]
     made["anyOf"] = [{"required": ["slices"]}, {"required": ["steps"], "properties": {"steps": {"minItems": 1}}}]
-    properties["slices"] = _below({"slices": properties["slices"]})["slices"]
+    slices = properties["slices"]
+    slices["anyOf"].remove({"type": "null"})
+    properties["slices"] = _below({"slices": slices})["slices"]
     description = "A recipe of `surgery`: what to do with the weights of which checkpoints."
     return {"$schema": _DIALECT, **made, "title": "Recipe", "description": description, "$defs": definitions}
 

@@ -10,6 +10,7 @@ is that of the whole output and not of each slice, and all tensors outside the l
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from surgery.dtypes import DType
 from surgery.header import TensorInfo
 from surgery.plan import Source
 from surgery.recipe import Recipe, Slice
-from surgery.wording import quoted
+from surgery.wording import numbered, quoted
 
 _NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 _ONE_ARCHITECTURE = "expected checkpoints of one architecture"
@@ -104,7 +105,7 @@ class _Stacker:
         self._compare()
         if start.anatomy.decoder != Stack(self.prefix, self.depth):  # what decides is in surgery.anatomy
             self.conflicts.slices(
-                f"`{self.prefix}` with {self.depth} layers is not recognised as a text decoder any more"
+                f"`{self.prefix}` with {numbered(self.depth, 'layer')} is not recognised as the text decoder any more"
             )
             self.conflicts.raise_all()
         return Stacking(start, origins, views, self.blocks, self._shard_bytes(), tuple(remarks))
@@ -156,11 +157,15 @@ class _Stacker:
         found = restack(self.role, self.start.config, self.decoders[self.role].layers, origins)
         for message in found.faults.values():
             self.conflicts.slices(message)
-        if found.by_number:
-            remarks.append(
-                f"{quoted(found.by_number)} in the config mean layers by number, and stay as they are; check them"
-            )
+        told = [*found.by_number, *self._layers_by_name(found.config)]
+        if told:
+            remarks.append(f"what the config says of layers by their numbers stays as it is: {quoted(told)}; check it")
         return found.config
+
+    def _layers_by_name(self, config: Mapping[str, object]) -> list[str]:
+        """The keys below which layers are called by name, such as `quantization_config` with what is not quantised."""
+        name = re.compile(rf"(?<![\w.]){re.escape(self.prefix)}\.\d")
+        return [key for key, value in config.items() if self.prefix and name.search(json.dumps(value))]
 
     def _shard_bytes(self) -> int | None:
         """No file is larger than the largest of `start`; where that has one file, the output has one."""

@@ -13,6 +13,7 @@ from surgery.recipe import load
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 EXPECTED = [
+    "drop-deep-layers",
     "reset-first-quarter",
     "restore-head-and-tail",
     "restore-layer-band",
@@ -77,5 +78,7 @@ def test_settings_that_the_comments_name() -> None:
     load("restore-top-20pct-rotate", {"head": "50%"})
     for band in ("0-6", "7-13", "last 4", "[0-4, 20-27]"):
         load("restore-layer-band", {"layers": band})
+    for kept in ("0-19", "[0-19, 24-27]"):
+        load("drop-deep-layers", {"kept": kept})
     for alpha in ("0.25", "0.75"):
         load("wise-ft", {"alpha": alpha})

@@ -57,6 +57,7 @@ MUTATIONS: dict[str, dict[tuple[str | int, ...], object]] = {
     "no models": {("models",): []},
     "no steps": {("steps",): []},
     "slices of nothing": {("slices",): []},
+    "slices that are nothing": {("slices",): None},
     "slice without roles": {("slices",): [{}]},
     "slice is a range": {("slices",): ["0-9"]},
     "layers of a slice": {("slices",): [{"sft": "some"}]},

@@ -242,6 +242,15 @@ def test_the_config_changes_in_layers_and_dtype_together(tmp_path: Path) -> None
     assert {tensor.dtype for tensor in read(out).values()} == {torch.float32}
 
 
+def test_a_stack_without_a_prefix(tmp_path: Path) -> None:
+    """Layers called `0`, `1` and so on are renumbered as well."""
+    tensors = {f"{i}.mlp.up_proj.weight": torch.full((4, 4), float(i)) for i in range(12)}
+    path = write(tmp_path / "sft", tensors, config=config(12))
+    out = surgery.apply({"name": "r", "models": ["sft"], "slices": [{"sft": [11, 1]}]}, [path], tmp_path / "out").out
+    part = "mlp.up_proj.weight"
+    assert equal(read(out), {f"0.{part}": tensors[f"11.{part}"], f"1.{part}": tensors[f"1.{part}"]})
+
+
 # --- how it is laid out and told ---------------------------------------------------------------------------------
 
 
@@ -339,6 +348,23 @@ def test_an_interrupted_stack_goes_on(pair: Pair, monkeypatch: pytest.MonkeyPatc
     assert equal(read(applied.out), whole)
 
 
+def test_variants_with_and_without_slices_in_one_pass(pair: Pair) -> None:
+    """A tensor's name stands for other layers in each of them; every output is that of `apply`."""
+    step = {"op": "restore_directions", "from": "base", "head": "50%"}
+    made = [
+        recipe([{"sft": "2-5", "base": "0-3"}], step),
+        recipe([{"sft": "0-1", "base": [3, 3]}, {"base": 0}], {**step, "select": {"layers": "0-1"}}, start="sft"),
+        {**recipe([], step), "start": "base", "steps": [{"op": "truncate_rank", "rank": 2}], "models": ["base"]},
+    ]
+    del made[2]["slices"]
+    outs = [pair.directory / f"out{i}" for i in range(3)]
+    variants = [surgery.Variant(each, out) for each, out in zip(made, outs, strict=True)]
+    surgery.apply_all(variants, dict(zip(("base", "sft"), pair.paths, strict=True)))
+    for i, each in enumerate(made):
+        alone = surgery.apply(each, pair.paths[: len(each["models"])], pair.directory / f"alone{i}").out
+        assert equal(read(outs[i]), read(alone))
+
+
 # --- what is wrong -----------------------------------------------------------------------------------------------
 
 
@@ -409,6 +435,16 @@ def test_models_without_a_decoder_or_with_another(tmp_path: Path) -> None:
         assert [message.partition(";")[0].removeprefix("recipe ") for message in found] == expected
 
 
+def test_a_decoder_that_is_none_any_more(tmp_path: Path) -> None:
+    """Where nothing but its size says which stack is the decoder, it must stay the largest."""
+    tensors = {f"{stack}.{i}.mlp.fc1.weight": torch.ones(4, 4) for stack, n in (("a", 3), ("b", 2)) for i in range(n)}
+    path = write(tmp_path / "sft", tensors, config=config(3))
+    made = {"name": "r", "models": ["sft"], "slices": [{"sft": 0}]}
+    with pytest.raises(PlanError, match=r"slices: `a` with 1 layer is not recognised as the text decoder any more"):
+        surgery.plan(made, [path])
+    surgery.plan({**made, "slices": [{"sft": [0, 0, 0]}]}, [path])
+
+
 def test_layers_that_do_not_fit_into_the_config_of_start(tmp_path: Path) -> None:
     """Shapes, dtypes, missing and further tensors of another model's layers, each kind told once with its number."""
     base = llama(layers=2)
@@ -461,10 +497,13 @@ def test_a_model_without_a_config_is_remarked(tmp_path: Path) -> None:
 
 def test_settings_by_number_are_remarked(tmp_path: Path) -> None:
     """What the config says of layers by their numbers is not rewritten, and the plan says so."""
-    path = write(tmp_path / "sft", llama(layers=2), config=config(2, first_k_dense_replace=1))
-    made = surgery.plan({"name": "r", "models": ["sft"], "slices": [{"sft": 1}]}, [path])
-    assert made.remarks == (
-        "`first_k_dense_replace` in the config mean layers by number, and stay as they are; check them",
+    skipped = {"modules_to_not_convert": ["lm_head", "model.layers.1.mlp"]}
+    more = {"first_k_dense_replace": 1, "quantization_config": skipped, "auto_map": {"a": "my.model.layers.1"}}
+    path = write(tmp_path / "sft", llama(layers=2), config=config(2, **more))
+    (remark,) = surgery.plan({"name": "r", "models": ["sft"], "slices": [{"sft": 1}]}, [path]).remarks
+    assert remark == (
+        "what the config says of layers by their numbers stays as it is: `first_k_dense_replace`, "
+        "`quantization_config`; check it"
     )
 
 

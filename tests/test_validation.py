@@ -119,6 +119,10 @@ FAULTS = {
         "name: x\nmodels: [sft]\nslices: []\n",
         ["recipe.yaml:3 slices: found an empty list; expected at least 1"],
     ),
+    "slices are missing after all": (
+        "name: x\nmodels: [sft]\nslices:\nsteps: []\n",
+        ["recipe.yaml:3 slices: found nothing; expected a list"],
+    ),
     "slices are a map": (
         "name: x\nmodels: [sft]\nslices: {sft: 0-3}\n",
         ["recipe.yaml:3 slices: found a map; expected a list"],

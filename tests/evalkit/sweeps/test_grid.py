@@ -211,6 +211,16 @@ def test_no_averages_where_there_are_no_two_models() -> None:
     assert names({"recipe": "values-only", "bind": {"base": "sft"}}, averages=[0.5]) == ["values-only base=sft"]
 
 
+def test_stacks_of_layers_are_variants_without_averages() -> None:
+    """Stacking layers is an edit, with or without steps; its two models may be of different depth."""
+    stack = {"name": "stack", "models": ["base", "sft"], "slices": [{"base": "0-1"}, {"sft": "0-1"}]}
+    grid = {"recipe": "drop-deep-layers", "grid": {"kept": ["first 50%", "first 75%"]}}
+    assert [(each.name, each.kind) for each in candidates({"recipe": stack}, grid, averages=[0.5])] == [
+        ("stack", "variant"), ("drop-deep-layers kept=first 50%", "variant"),
+        ("drop-deep-layers kept=first 75%", "variant"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", bundled.names("sweeps"))
 def test_bundled_sweeps_come_out(name: str) -> None:
     """Each has candidates, averages among them."""
