@@ -45,7 +45,7 @@ def _open(name: str, engine: str, out: Path) -> Model:
     if checkpoint.adapters:
         raise EngineError(
             f"`{name}` is a model with an adapter over it, which engines do not read; make one checkpoint of them "
-            "first: `surgery apply copy MODEL OUT`"
+            "first: `surgery apply merge-adapter MODEL+ADAPTER OUT`"
         )
     if not checkpoint.config:
         raise EngineError(f"`{name}` has no `config.json`, which tells how its weights make a model; add it")

@@ -14,6 +14,7 @@ from surgery.recipe import load
 RECIPES = Path(__file__).parent.parent / "recipes"
 EXPECTED = [
     "drop-deep-layers",
+    "merge-adapter",
     "reset-first-quarter",
     "restore-head-and-tail",
     "restore-layer-band",

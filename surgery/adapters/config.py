@@ -102,6 +102,9 @@ def _unsupported(table: Mapping[str, object]) -> Iterator[str]:
     for field, what in _OTHERWISE.items():
         if table.get(field):
             yield f"`{field}` is set: it is {what}"
+    for field, value in table.items():
+        if value and field.startswith("use_") and field not in (*_OTHERWISE, "use_rslora"):
+            yield f"`{shown(field)}` is set, which is not known here"
     bias = table.get("bias", "none")
     if bias != "none":
         yield f"`bias` is `{shown(bias)}`: it was trained together with biases of its base; expected `none`"

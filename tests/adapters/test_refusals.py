@@ -40,6 +40,7 @@ def refused(tmp_path: Path, adapter: Tensors | None = None, base: Tensors | None
         ({"peft_type": "IA3"}, "of type `IA3`"),
         ({"peft_type": None}, "of type `None`"),
         ({"use_dora": True}, "`use_dora` is set: it is DoRA"),
+        ({"use_what_comes_next": True}, "`use_what_comes_next` is set, which is not known"),
         ({"bias": "all"}, "`bias` is `all`"),
         ({"bias": "lora_only"}, "`bias` is `lora_only`"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base before training"),
