@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -361,3 +364,34 @@ def test_the_command(pair: tuple[Path, Path], tmp_path: Path, surgery_command: R
         assert surgery_command("extract-lora", *pair, tmp_path / "x", *wrong)[0] == 2
     code, out, _ = surgery_command("inspect", f"{pair[0]}+{tmp_path / 'lora'}")
     assert "rank 2" in out
+
+
+def test_kills_leave_the_old_or_the_new(tmp_path: Path) -> None:
+    """Killed in the middle of any system call, OUT is the older adapter, the new one, or absent; then it goes on."""
+    base = llama(layers=1, dtype=torch.float32)
+    pair = write(tmp_path / "base", base), write(tmp_path / "tuned", near(base))
+    what: dict[str, Any] = {"tensors": ["attention", "norm"], "save": "norm"}
+    surgery.extract_lora(*pair, tmp_path / "whole", rank=2, workers=1, **what)
+    surgery.extract_lora(*pair, tmp_path / "out", rank=1)
+    arguments = [*map(str, pair), str(tmp_path / "whole"), str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.extraction.killed", *arguments],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
+
+
+def test_a_full_disk_is_told(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to do, and the same command goes on."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("surgery.extraction.output._append", full)
+        with pytest.raises(surgery.OutputError, match="make room, and run the same command again"):
+            surgery.extract_lora(*pair, tmp_path / "lora", rank=1)
+    progress = Progress()
+    surgery.extract_lora(*pair, tmp_path / "lora", rank=1, progress=progress)
+    assert progress.resumed == progress.count
