@@ -10,7 +10,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from operator import itemgetter
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from surgery.header import shown
 from surgery.index import read_json
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 Value = TypeVar("Value", int, float)
+_PLAIN = re.compile(r"[\w.-]+")  # names; that a dot matches any character makes no difference there
 LONGEST_PATTERN = 1_000  # characters; names of modules have a tenth
 
 # Fields that make an adapter something else than W + scale B A when they are set.
@@ -37,6 +39,31 @@ _OTHERWISE = {
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
+class Patterns(Generic[Value]):
+    """Values by regular expressions; one means every module that it matches or whose name ends so after a dot.
+
+    The first in the order of the file counts (PEFT's `get_pattern_key`). Plain names are looked up, as an adapter may
+    have one for each of its modules.
+    """
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._names: dict[str, tuple[int, Value]] = {}
+        self._expressions: list[tuple[int, re.Pattern[str], Value]] = []
+        for number, (pattern, value) in enumerate(values.items()):
+            if _PLAIN.fullmatch(pattern):
+                self._names[pattern] = number, value
+            else:
+                self._expressions.append((number, re.compile(rf"(?:.*\.)?(?:{pattern})"), value))
+
+    def of(self, module: str, otherwise: Value) -> Value:
+        """The value for a module."""
+        parts = module.split(".")
+        ends = (".".join(parts[i:]) for i in range(len(parts)))
+        found = [self._names[end] for end in ends if end in self._names]
+        found += [(number, value) for number, each, value in self._expressions if each.fullmatch(module)]
+        return min(found, key=itemgetter(0))[1] if found else otherwise
+
+
 @dataclass(frozen=True)
 class AdapterConfig:
     """What an adapter's configuration says. `base` is the model that it names, if any."""
@@ -44,19 +71,19 @@ class AdapterConfig:
     base: str | None
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: Patterns[int]
+    alpha_pattern: Patterns[float]
     rslora: bool
     fan_in_fan_out: bool
     saved: tuple[str, ...]
 
     def rank_of(self, module: str) -> int:
         """The rank of a module's adapter."""
-        return _by_pattern(self.rank_pattern, module, self.rank)
+        return self.rank_pattern.of(module, self.rank)
 
     def scale_of(self, module: str) -> float:
         """What a module's product B A is multiplied by."""
-        rank, alpha = self.rank_of(module), _by_pattern(self.alpha_pattern, module, self.alpha)
+        rank, alpha = self.rank_of(module), self.alpha_pattern.of(module, self.alpha)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
@@ -85,8 +112,8 @@ def read_config(directory: Path) -> tuple[AdapterConfig | None, list[str]]:
         base=base if isinstance(base, str) and base else None,
         rank=rank,
         alpha=float(alpha),
-        rank_pattern=ranks,
-        alpha_pattern=alphas,
+        rank_pattern=Patterns(ranks),
+        alpha_pattern=Patterns(alphas),
         rslora=bool(table.get("use_rslora")),
         fan_in_fan_out=bool(table.get("fan_in_fan_out")),
         saved=tuple(saved),
@@ -141,11 +168,3 @@ def _is_rank(value: object) -> bool:
 
 def _is_scale(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def _by_pattern(patterns: Mapping[str, Value], module: str, otherwise: Value) -> Value:
-    """The value of the first pattern that is the module's name or the end of it (PEFT's `get_pattern_key`)."""
-    for pattern, value in patterns.items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
-            return value
-    return otherwise

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from surgery.adapters.config import Patterns
 from surgery.adapters.keys import find_prefixes
 from surgery.adapters.naming import split_source
 from surgery.checkpoint import open_checkpoint
@@ -60,6 +61,28 @@ def refused(tmp_path: Path, adapter: Tensors | None = None, base: Tensors | None
 def test_configurations(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     """What the configuration says that is not supported, or means nothing."""
     assert message in refused(tmp_path, **fields)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "module", "value"),
+    [
+        ({}, "a.q", 8),
+        ({"q": 1}, "a.q", 1),
+        ({"q": 1}, "a.xq", 8),
+        ({"a.q": 1}, "b.a.q", 1),
+        ({"q": 1, "a.q": 2}, "a.q", 1),
+        ({"a.q": 2, "q": 1}, "a.q", 2),
+        ({"[qk]": 3, "q": 1}, "a.q", 3),
+        ({"q": 1, ".*": 3}, "a.q", 1),
+        ({r"layers\.[01]\.q": 3}, "model.layers.1.q", 3),
+        ({r"layers\.[01]\.q": 3}, "model.layers.2.q", 8),
+        ({"^a.q": 3}, "b.a.q", 8),
+        ({"^a.q": 3}, "a.q", 3),
+    ],
+)
+def test_patterns(patterns: dict[str, int], module: str, value: int) -> None:
+    """The first that is the name, or its end after a dot, as a regular expression."""
+    assert Patterns(patterns).of(module, 8) == value
 
 
 def _rename(old: str, new: str) -> Callable[[Tensors], None]:

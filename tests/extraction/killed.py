@@ -1,8 +1,8 @@
 """Kills `surgery.extract_lora` in the middle of every system call that changes the disk, and looks at what is left.
 
-Run as a program: base, model, an adapter that was made undisturbed, and OUT, which holds an older one. For each call: put
-the older adapter in place, extract with `--overwrite`, die in the middle of that call, look, extract again to the end,
-compare. Prints the number of kills. See `tests.kills`.
+Run as a program: base, model, an adapter that was made undisturbed, and OUT, which holds an older one. For each call:
+put the older adapter in place, extract with `--overwrite`, die in the middle of that call, look, extract again to the
+end, compare. Prints the number of kills. See `tests.kills`.
 """
 
 from __future__ import annotations
