@@ -145,7 +145,9 @@ def test_bits_do_not_depend_on_pieces(tmp_path: Path, elements: int, monkeypatch
     base = llama(dtype=torch.bfloat16, width=16)
     model = with_adapter(tmp_path, base, factors(base))
     name = "model.layers.1.mlp.down_proj.weight"
-    assert torch.equal(loaded(model, name), loaded(model, name, elements=elements))
+    found = loaded(model, name, elements=elements)
+    assert torch.equal(found, loaded(model, name))
+    assert_near(found, merged(base, factors(base))[name])
 
 
 def test_float64_is_float64(tmp_path: Path) -> None:
