@@ -67,15 +67,14 @@ class Adapted:
     def memory(self, shape: tuple[int, ...]) -> int:
         """Upper bound of the bytes beside a tensor's pieces, for arithmetic in float32.
 
-        All factors as computed with, the largest as stored and once more as it is turned, and a block of the product.
+        All factors as computed with and once more as they are turned, the largest as stored, a block of the product.
         """
         if not self.terms:
             return 0
-        largest = max(info.elements for info in self.factors)
         stored = max(info.nbytes for info in self.factors)
         columns = shape[-1] if shape else 1
         block = rows_at_a_time(shape) * columns
-        return 4 * (sum(info.elements for info in self.factors) + largest + block) + stored
+        return 4 * (2 * sum(info.elements for info in self.factors) + block) + stored
 
     def flops(self, elements: int) -> int:
         """Floating-point operations for so many elements of the tensor."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 import surgery
 from surgery.adapters import terms
@@ -17,6 +20,7 @@ from surgery.reader import Reader
 from tests.adapters.peft import PREFIX, Tensors, factors, merged, write_adapter
 from tests.commands import Run
 from tests.pairs import LLAMA_CONFIG, llama, near, read, write
+from tests.tiny_models import save_tiny
 
 COPY: dict[str, Any] = {"name": "copy", "models": ["model"], "steps": []}
 HALF: dict[str, Any] = {
@@ -197,6 +201,29 @@ def test_apply_is_that_of_the_merged_model(tmp_path: Path) -> None:
             torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-4)
     base_twice = surgery.apply(HALF, [tmp_path / "base", tmp_path / "base"], tmp_path / "same")
     assert base_twice.plan.hash != surgery.plan(HALF, [tmp_path / "base", model]).hash
+
+
+def test_the_merged_model_answers_like_one_with_adapters(tmp_path: Path) -> None:
+    """In transformers: logits of the merged checkpoint are those of the base whose layers add s B (A x)."""
+    base = save_tiny(tmp_path / "base")
+    adapter = factors(load_file(base / "model.safetensors"), ("q_proj", "o_proj", "gate_proj", "lm_head"))
+    adapter = {name: 0.1 * tensor for name, tensor in adapter.items()}
+    lora = write_adapter(tmp_path / "lora", adapter, use_rslora=True, lora_alpha=2)
+    surgery.apply("merge-adapter", [f"{base}+{lora}"], tmp_path / "out")
+    network = LlamaForCausalLM.from_pretrained(base)
+    tokens = torch.arange(4, 24)[None]
+    with torch.no_grad():
+        bare = network(tokens).logits
+        for name, module in network.named_modules():
+            A, B = (adapter.get(f"{PREFIX}{name}.lora_{factor}.weight") for factor in "AB")
+            if A is not None and B is not None:
+                module.register_forward_hook(
+                    lambda _, x, y, A=A, B=B: y + 2 / math.sqrt(3) * x[0] @ A.T @ B.T  # type: ignore[misc]
+                )
+        expected = network(tokens).logits
+        found = LlamaForCausalLM.from_pretrained(tmp_path / "out")(tokens).logits
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert (expected - bare).abs().max() > 0.1
 
 
 def test_layers_that_are_stacked_keep_their_adapters(tmp_path: Path) -> None:
