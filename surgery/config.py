@@ -93,7 +93,7 @@ class _Restacking:
                 changed[key] = self.rebuilt(value, [_nested(origin, key) for origin in origins])
             elif _is_per_layer(key, value, self.layers):
                 changed[key] = self._picked(key, value, origins)
-            elif _is_by_number(key, value):
+            elif _is_by_number(key, value) and not ("window" in key and config.get("use_sliding_window") is False):
                 self.by_number.append(key)
         return changed
 

@@ -14,9 +14,6 @@ class Conflicts:
         self._recipe = recipe
         self._found: dict[tuple[Path, str], tuple[str, list[str]]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
     def step(self, number: int, message: str) -> None:
         """A conflict of a whole step."""
         self._found.setdefault((("steps", number), message), (message, []))

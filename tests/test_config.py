@@ -106,3 +106,6 @@ def test_settings_that_mean_layers_by_number_are_told() -> None:
     }
     found = restack("sft", config, 4, [LayerOrigin("sft", config, 4, 0)])
     assert found.by_number == ["first_k_dense_replace", "moe_layers", "full_attention_interval", "max_window_layers"]
+    config["use_sliding_window"] = False  # as in every Qwen2.5
+    found = restack("sft", config, 4, [LayerOrigin("sft", config, 4, 0)])
+    assert found.by_number == ["first_k_dense_replace", "moe_layers", "full_attention_interval"]

@@ -91,6 +91,7 @@ def test_start_gives_what_is_outside_the_layers(pair: Pair) -> None:
     """Embedding, last norm, head and config are those of `start` where it is given."""
     out = pair.apply(recipe([{"base": "all"}], start="sft"))
     assert equal(read(out), stacked(pair.sft, *((pair.base, i) for i in range(4))))
+    assert load(recipe([{"sft": 0}, {"base": 0}])).start == "sft"  # the first slice's first role
     assert json.loads((out / "config.json").read_text()) == config(4)
 
 
@@ -182,6 +183,23 @@ def test_transformers_runs_the_result(tmp_path: Path) -> None:
         expected = owner.model.layers[layer](expected, attention_mask=mask, position_embeddings=positions)
     torch.testing.assert_close(model(tokens).logits, base.lm_head(base.model.norm(expected)))
     assert model.generate(tokens, max_new_tokens=3, do_sample=False).shape == (1, 15)
+
+
+def test_transformers_accepts_the_lists_of_the_config(tmp_path: Path) -> None:
+    """It refuses a config with another number of `layer_types` than of layers; layers keep their kinds of attention."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    sizes = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 4, "head_dim": 4}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    kinds = ["full_attention", "sliding_attention"]
+    before = Qwen3Config(**sizes, **heads, layer_types=kinds * 2, use_sliding_window=True, sliding_window=4)
+    Qwen3ForCausalLM(before).save_pretrained(tmp_path / "sft")
+    made = {"name": "r", "models": ["sft"], "slices": [{"sft": [0, 2]}, {"sft": "1-3"}]}
+    out = surgery.apply(made, [tmp_path / "sft"], tmp_path / "out").out
+    model, info = Qwen3ForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert model.config.layer_types == [kinds[i] for i in (0, 0, 1, 0, 1)]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
 
 
 def test_tied_heads_stay_tied(tmp_path: Path) -> None:
