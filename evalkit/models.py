@@ -42,6 +42,11 @@ def _open(name: str, engine: str, out: Path) -> Model:
     checkpoint = open_checkpoint(name)
     if not checkpoint.is_directory:
         raise EngineError(f"`{name}` is a single file; give the directory with its `config.json` and tokenizer")
+    if checkpoint.adapters:
+        raise EngineError(
+            f"`{name}` is a model with an adapter over it, which engines do not read; make one checkpoint of them "
+            "first: `surgery apply merge-adapter MODEL+ADAPTER OUT`"
+        )
     if not checkpoint.config:
         raise EngineError(f"`{name}` has no `config.json`, which tells how its weights make a model; add it")
     return Model(name, checkpoint_digest(checkpoint, out / DIGESTS), checkpoint.root)

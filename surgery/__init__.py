@@ -1,11 +1,11 @@
 """Edit fine-tuned language models by operating on their weights.
 
-The verbs of the command line, for Python: `apply` (and `apply_all` for many outputs), `diff`, `inspect`, `plan`,
-`recipes`, `schema`, `verify`.
+The verbs of the command line, for Python: `apply` (and `apply_all` for many outputs), `diff`, `extract_lora`,
+`inspect`, `plan`, `recipes`, `schema`, `verify`.
 """
 
 import surgery.plan  # first, since importing it later would put the module in the place of the function
-from surgery.api import Variant, apply, apply_all, diff, inspect, plan, recipes, schema, verify
+from surgery.api import Variant, apply, apply_all, diff, extract_lora, inspect, plan, recipes, schema, verify
 from surgery.errors import (
     CheckpointError,
     NumericalError,
@@ -28,6 +28,7 @@ __all__ = [
     "apply",
     "apply_all",
     "diff",
+    "extract_lora",
     "inspect",
     "plan",
     "recipes",

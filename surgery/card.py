@@ -16,7 +16,7 @@ _LICENSE = re.compile(r"^license:[ ]*([\w.-]+)[ ]*$", re.ASCII | re.MULTILINE)
 def make_card(plan: Plan) -> bytes:
     """The card of an output: what it was made from and how, and the recipe that makes it again."""
     recipe = plan.recipe
-    edited = sum(tensor.action == "compute" for tensor in plan.tensors)
+    edited = sum(tensor.action in ("adapt", "compute") for tensor in plan.tensors)
     inputs = "\n".join(
         f"| `{role}` | {_model_name(checkpoint)} | {checkpoint.revision or ''} |"
         for role, checkpoint in plan.inputs.items()
@@ -57,7 +57,12 @@ def _layers(plan: Plan) -> str:
 def _front_matter(plan: Plan) -> str:
     start = plan.inputs[plan.recipe.start]
     lines = ["library_name: transformers", "tags:", "- merge", "- surgery"]
-    known = dict.fromkeys(checkpoint.hub_id for checkpoint in plan.inputs.values() if checkpoint.hub_id)
+    hub_ids = [
+        hub_id
+        for checkpoint in plan.inputs.values()
+        for hub_id in (checkpoint.hub_id, *(adapter.hub_id for adapter in checkpoint.adapters))
+    ]
+    known = dict.fromkeys(hub_id for hub_id in hub_ids if hub_id)
     if known:  # the hub takes every name here for a repository of its own
         lines += ["base_model:", *(f"- {json.dumps(hub_id)}" for hub_id in known), "base_model_relation: merge"]
     found = license_of(start)
@@ -66,9 +71,13 @@ def _front_matter(plan: Plan) -> str:
 
 def _model_name(checkpoint: Checkpoint) -> str:
     """A link to the hub where it is known; a path is nobody else's business, its last part may tell something."""
-    if checkpoint.hub_id:
-        return f"[{checkpoint.hub_id}](https://huggingface.co/{checkpoint.hub_id})"
-    return f"`{checkpoint.root.resolve().name if checkpoint.is_directory else checkpoint.shards[0].path.name}`"
+    last = checkpoint.root.resolve().name if checkpoint.is_directory else checkpoint.shards[0].path.name
+    adapters = [_link(adapter.hub_id, adapter.root.resolve().name) for adapter in checkpoint.adapters]
+    return " + ".join([_link(checkpoint.hub_id, last), *adapters])
+
+
+def _link(hub_id: str | None, name: str) -> str:
+    return f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else f"`{name}`"
 
 
 def license_of(checkpoint: Checkpoint) -> str | None:

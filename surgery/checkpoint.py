@@ -1,7 +1,7 @@
 """Opens a checkpoint by its index and headers alone: no tensor byte is read.
 
-MODEL is a directory, one `.safetensors` file, or a hub id. Whatever cannot be trusted is refused with a
-CheckpointError. Links are followed, since the hub's cache is made of them.
+MODEL is a directory, one `.safetensors` file, or a hub id, and perhaps adapters: `MODEL+ADAPTER`. Whatever cannot be
+trusted is refused with a CheckpointError. Links are followed, since the hub's cache is made of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from surgery import anatomy as anatomies
 from surgery import hub
+from surgery.adapters.adapter import Adapter, lay_over, open_adapter
+from surgery.adapters.naming import split_source
 from surgery.errors import CheckpointError
 from surgery.header import read_header, shown
 from surgery.index import SUFFIX, check_index, read_index, read_json
@@ -38,7 +40,7 @@ _CONVERT = (
 )
 _DEQUANTISE = "convert it to safetensors first: `from_pretrained(DIRECTORY, gguf_file=FILE)` with transformers"
 _EXPECTED = f"expected a directory, a `{SUFFIX}` file or a hub id `org/name[@revision]`"
-_MERGE = "merge it into its base model first: `PeftModel.from_pretrained(base, ADAPTER).merge_and_unload()` with peft"
+_BEHIND = "name it behind its base, `BASE+ADAPTER`: it is added as the base is read"
 _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # Where configurations of multimodal models keep that of the language model.
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
@@ -61,6 +63,9 @@ class Checkpoint:
 
     `source` is what the user typed, `root` the directory of its files. `tensors` are in the order of shard
     file names, then of offsets. `config` is empty where there is no `config.json`, and for a single file.
+
+    `adapters` are laid over it, the first first: they are in `tensors`, as what is added, and their files are among
+    the `shards`. Everything else is the base's. `notes` are what a user should know.
     """
 
     source: str
@@ -73,6 +78,8 @@ class Checkpoint:
     index_metadata: Mapping[str, object]
     config: Mapping[str, object]
     is_directory: bool
+    adapters: tuple[Adapter, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def anatomy(self) -> anatomies.Anatomy:
@@ -94,15 +101,53 @@ class Checkpoint:
 def open_checkpoint(source: str | Path) -> Checkpoint:
     """Open a directory, a `.safetensors` file or a hub id `org/name[@revision]`; a path that exists wins.
 
-    Raises CheckpointError.
+    Adapters may follow, directories or hub ids, each after a `+`. Raises CheckpointError.
     """
     text = str(source)
-    if not text or "\0" in text:
+    base, *adapters = split_source(text)
+    if "\0" in text or not all((base, *adapters)):
         raise CheckpointError(f"`{shown(text)}` is no model; {_EXPECTED}")
     try:
-        return _open(text)
+        checkpoint = _open(base)
+        for adapter in adapters:
+            checkpoint = _with_adapter(checkpoint, adapter)
     except OSError as error:
         raise CheckpointError(f"`{shown(text)}` cannot be opened: {error.strerror or error}") from error
+    return replace(checkpoint, source=text)
+
+
+def _with_adapter(base: Checkpoint, source: str) -> Checkpoint:
+    """The checkpoint with one more adapter over it."""
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  (as in `_open`)
+    parsed = None if os.path.lexists(path) else hub.parse_hub_id(source)
+    if not path.is_dir() and parsed is None:
+        fault = "is no directory" if os.path.lexists(path) else f"does not exist{_nearby(path)}"
+        raise CheckpointError(f"`{shown(source)}` {fault}; expected an adapter's directory or hub id after `+`")
+    root, commit = (path, None) if parsed is None else hub.fetch(*parsed, adapter=True)
+    adapter = open_adapter(root, source, len(base.adapters) + 1, parsed and parsed[0], commit)
+    anatomy = base.anatomy
+    stored_twice = (anatomy.embedding, anatomy.head) if base.tied and anatomy.embedding and anatomy.head else None
+    shard = Shard(adapter.file, adapter.path, adapter.header.size, adapter.header.mtime_ns, adapter.header.metadata)
+    notes = _doubts(base, adapter)
+    return replace(
+        base,
+        tensors=lay_over(base.tensors, adapter, stored_twice),
+        shards=(*base.shards, shard),
+        adapters=(*base.adapters, adapter),
+        notes=(*base.notes, *notes),
+    )
+
+
+def _doubts(base: Checkpoint, adapter: Adapter) -> list[str]:
+    """Where an adapter plainly names another base; paths on the machine that trained it say nothing here."""
+    named = adapter.config.base
+    if named is None or "\0" in named:
+        return []
+    if base.hub_id is not None:
+        differs = hub.parse_hub_id(named) is not None and named.partition("@")[0].lower() != base.hub_id.lower()
+    else:
+        differs = base.is_directory and Path(named).is_dir() and not base.root.samefile(named)
+    return [f"`{adapter.source}` names `{shown(named)}` as its base, not `{base.source}`"] if differs else []
 
 
 def _open(source: str) -> Checkpoint:
@@ -161,7 +206,7 @@ def _checkpoint(
         raise CheckpointError(f"`{source}` holds no tensors")
     adapter = next((name for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name), None)
     if adapter:
-        raise CheckpointError(f"`{source}` is a PEFT adapter (it holds `{shown(adapter)}`), not a model; {_MERGE}")
+        raise CheckpointError(f"`{source}` is a PEFT adapter (it holds `{shown(adapter)}`), not a model; {_BEHIND}")
     shards = tuple(
         Shard(name, root / name, header.size, header.mtime_ns, header.metadata) for name, header in headers.items()
     )
@@ -187,7 +232,7 @@ def _only_file(root: Path, names: list[str], source: str) -> str:
     if SINGLE in found and "adapter_model.safetensors" in found:
         found.remove("adapter_model.safetensors")
     if "adapter_config.json" in names and SINGLE not in found:
-        raise CheckpointError(f"`{source}` is a PEFT adapter, not a model; {_MERGE}")
+        raise CheckpointError(f"`{source}` is a PEFT adapter, not a model; {_BEHIND}")
     if not found:
         raise CheckpointError(f"`{source}` {_instead(root, names)}")
     if len(found) > 1:

@@ -8,11 +8,12 @@ import shlex
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 import click
 
 from surgery.errors import SurgeryError
+from surgery.extraction.cli import extract_lora
 from surgery.options import (
     cache_option,
     device_option,
@@ -60,8 +61,9 @@ _set = click.option(
 def cli() -> None:
     """Edit fine-tuned language models by operating on their weights.
 
-    A MODEL is a directory, a .safetensors file, or a hub id org/name[@revision]. A RECIPE is a YAML file or the
-    name of a bundled one; it may be a recipe file of mergekit, which names its own models.
+    A MODEL is a directory, a .safetensors file, or a hub id org/name[@revision], and perhaps a LoRA adapter behind
+    it: MODEL+ADAPTER. A RECIPE is a YAML file or the name of a bundled one; it may be a recipe file of mergekit, which
+    names its own models.
     """
 
 
@@ -184,6 +186,8 @@ def inspect(model: str, as_json: bool) -> None:
             "stacks": {stack.prefix: stack.layers for stack in anatomy.stacks.values()},
             "tied": checkpoint.tied,
             "files": [shard.name for shard in checkpoint.shards],
+            "adapters": [adapter.json() for adapter in checkpoint.adapters],
+            "notes": list(checkpoint.notes),
             "modules": [asdict(row) for row in inventory(checkpoint)],
         }
     )
@@ -258,7 +262,12 @@ def _loaded(source: str, models: Sequence[str], settings: dict[str, str]) -> Rec
     return loaded
 
 
+cli.add_command(extract_lora)
+
+
 def _plan_json(made: Plan) -> dict[str, object]:
+    from surgery.plan import Action
+
     return {
         "plan": made.hash,
         "recipe": made.recipe.name,
@@ -268,9 +277,7 @@ def _plan_json(made: Plan) -> dict[str, object]:
         "bytes_read": made.bytes_read,
         "bytes_written": made.bytes_written,
         "flops": sum(map(made.flops, made.tensors)),
-        "actions": {
-            action: sum(t.action == action for t in made.tensors) for action in ("copy", "cast", "gather", "compute")
-        },
+        "actions": {action: sum(t.action == action for t in made.tensors) for action in get_args(Action)},
         "remarks": list(made.remarks),
         **({"layers": dict(made.layers)} if made.layers else {}),
     }

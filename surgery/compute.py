@@ -186,7 +186,7 @@ def _stored(result: torch.Tensor, slot: TensorInfo, tensor: TensorPlan) -> memor
     flat = result.reshape(-1)
     if not flat.dot(flat) <= _SAFE_SQUARES[slot.dtype.name] and not stored.isfinite().all():
         overflow = bool(result.isfinite().all())
-        if overflow or tensor.action == "compute":  # what was infinite before a cast (a mask) stays so
+        if overflow or tensor.action != "cast":  # what was infinite before a cast (a mask) stays so
             raise NumericalError(_not_finite(result, slot.dtype, tensor, overflow))
     return as_bytes(stored)
 

@@ -71,7 +71,7 @@ def print_plan(plan: Plan, workers: int) -> None:
         work.add_row(
             f"{len(tensors):,}",
             what,
-            show_size(sum(source.nbytes for tensor in tensors for source in tensor.inputs)),
+            show_size(sum(tensor.bytes_read for tensor in tensors)),
             show_size(sum(tensor.slot.nbytes for tensor in tensors)),
             f"{sum(map(plan.flops, tensors)) / 1e9:,.0f}",
         )
@@ -99,7 +99,9 @@ def _by_work(plan: Plan) -> dict[str, list[TensorPlan]]:
 def print_applied(applied: Applied) -> None:
     """What was done, and where it lies."""
     actions = Counter(tensor.action for tensor in applied.plan.tensors)
-    words: dict[Action, str] = {"compute": "computed", "cast": "cast", "gather": "gathered", "copy": "copied"}
+    words: dict[Action, str] = {
+        "compute": "computed", "adapt": "adapted", "cast": "cast", "gather": "gathered", "copy": "copied",
+    }  # fmt: skip
     done = ", ".join(f"{actions[action]:,} {word}" for action, word in words.items() if actions[action])
     resumed = f"; {applied.resumed:,} were there from an interrupted run" if applied.resumed else ""
     size = show_size(applied.plan.bytes_written)
@@ -132,6 +134,10 @@ def print_inspected(checkpoint: Checkpoint) -> None:
         console.print(f"{name}: {stack.prefix}, {stack.layers} layers")
     if checkpoint.tied:
         console.print(f"output head: tied to {anatomy.embedding}")
+    for adapter in checkpoint.adapters:
+        console.print(f"adapter: {adapter}")
+    for note in checkpoint.notes:
+        console.print(f"note: {note}")
     console.print()
     table = make_table("tensors", "group", "shape", "dtype", "count", "size", right=["count", "size"])
     for row in rows:

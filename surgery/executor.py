@@ -105,7 +105,7 @@ class _Making:
         """Let the kernel read the next job's inputs while this one is done."""
         for each in (part for given in job.inputs for part in given.parts):
             with suppress(CheckpointError):  # a hint; whoever reads it for good will tell
-                self.readers[each.model].prefetch(each.info)
+                self.readers[each.model].prefetch(each.info.stored)
 
     def do(self, job: Job, stopping: Callable[[], bool]) -> None:
         missing = [part for part in job.parts if part.output in self.writers and not self._found(part)]

@@ -26,6 +26,8 @@ from surgery.errors import CheckpointError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from surgery.adapters.terms import Adapted
+
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 MAX_SIZE = 2**64  # the library counts in unsigned 64-bit integers
 METADATA = "__metadata__"
@@ -38,7 +40,10 @@ _DAMAGED = "the file is damaged or not a safetensors file; fetch or save it agai
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies: plain file name, absolute byte offset in that file, length in bytes."""
+    """Where one tensor lies: plain file name, absolute byte offset in that file, length in bytes.
+
+    `adapted` is what adapters of the checkpoint add to it as it is read, if any.
+    """
 
     name: str
     dtype: DType
@@ -46,6 +51,7 @@ class TensorInfo:
     file: str
     start: int
     nbytes: int
+    adapted: Adapted | None = None
 
     @property
     def elements(self) -> int:
@@ -54,6 +60,16 @@ class TensorInfo:
         for length in self.shape:
             count *= length
         return count
+
+    @property
+    def stored(self) -> TensorInfo:
+        """The tensor whose bytes are read: itself, or what an adapter puts in its place."""
+        return self if self.adapted is None or self.adapted.replaced_by is None else self.adapted.replaced_by
+
+    @property
+    def factors(self) -> tuple[TensorInfo, ...]:
+        """What is read beside it, once, for what adapters add."""
+        return () if self.adapted is None else self.adapted.factors
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from surgery.errors import CheckpointError
 FETCHED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.py", "*.jinja", "*.tiktoken", "LICENSE*", "README.md"]
 # Subdirectories hold other formats or training states; `consolidated*` repeats the weights in Mistral's format.
 IGNORED = ["*/*", "consolidated*", "adapter_model.safetensors"]
+ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -31,16 +32,18 @@ def parse_hub_id(source: str) -> tuple[str, str | None] | None:
     return match["id"], match["revision"]
 
 
-def fetch(repo_id: str, revision: str | None) -> tuple[Path, str | None]:
+def fetch(repo_id: str, revision: str | None, *, adapter: bool = False) -> tuple[Path, str | None]:
     """Directory of the repository's files, downloaded where the cache lacks them, and its commit.
 
+    With `adapter` those are the files of an adapter, else of a model.
     `HF_HUB_OFFLINE`, `HF_HOME` and the rest of the hub's settings apply. Raises CheckpointError.
     """
     from huggingface_hub import errors, snapshot_download
 
     name = f"{repo_id}@{revision}" if revision else repo_id
+    wanted, ignored = (ADAPTER, ["*/*"]) if adapter else (FETCHED, IGNORED)
     try:
-        path = Path(snapshot_download(repo_id, revision=revision, allow_patterns=FETCHED, ignore_patterns=IGNORED))
+        path = Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=ignored))
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"`{name}` is gated: accept its terms at https://huggingface.co/{repo_id}, then `hf auth login`"

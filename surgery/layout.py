@@ -56,7 +56,7 @@ def lay_out(entries: Sequence[Entry], start: Checkpoint, shard_bytes: int | None
     for number, (source_file, group) in enumerate(groups, start=1):
         shard = f"model-{number:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else SINGLE_FILE
         name = source_file if keep else shard
-        file, placed = _file(name, group, metadata.get(source_file, {}))
+        file, placed = lay_out_file(name, group, metadata.get(source_file, {}))
         files.append(file)
         slots.update((slot.name, slot) for slot in placed)
     indexed = keep or len(files) > 1
@@ -83,7 +83,8 @@ def _packed(entries: Sequence[Entry], shard_bytes: int) -> list[tuple[str, list[
     return groups
 
 
-def _file(name: str, group: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[OutputFile, list[TensorInfo]]:
+def lay_out_file(name: str, group: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[OutputFile, list[TensorInfo]]:
+    """One safetensors file: all before the bytes of its tensors, and the slot of each, in the order of offsets."""
     # Wide dtypes first, as safetensors itself writes: then every tensor is aligned to its dtype.
     ordered = sorted(group, key=lambda entry: -entry.dtype.bits)
     header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}

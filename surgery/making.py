@@ -78,7 +78,7 @@ class _Work:
     def is_finished(self) -> bool:
         """Whether an earlier run has made it, or only what it left remains to be cleaned up."""
         out = self.places.out
-        if settled(self.places, self._identity, lambda: is_made_by(out, self.plan)):
+        if settled(self.places, self._identity, lambda: is_made_by(out, self.plan.hash)):
             return True
         with writing(out):
             return self._options.keep and not self._options.fresh and is_current(out, self.plan)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -41,14 +42,28 @@ class TensorEntry(_Part):
     blake3: str
 
 
+class AdapterEntry(_Part):
+    """Where an adapter over an input came from; `config` is the digest of its `adapter_config.json`."""
+
+    source: str
+    hub_id: str | None
+    revision: str | None
+    size: int
+    config: str
+
+
 class InputEntry(_Part):
-    """Where an input came from; `manifest` is the digest of its own `surgery.json`, if it has one."""
+    """Where an input came from; `manifest` is the digest of its own `surgery.json`, if it has one.
+
+    `adapters` were laid over it, in this order.
+    """
 
     source: str
     hub_id: str | None
     revision: str | None
     files: dict[str, int]
     manifest: str | None
+    adapters: tuple[AdapterEntry, ...] = ()
 
 
 class RecipeEntry(_Part):
@@ -67,7 +82,10 @@ class ShardEntry(_Part):
 
 
 class Manifest(_Part):
-    """Everything needed to check an output and to make it again. It holds no time, so that it is reproducible."""
+    """Everything needed to check an output and to make it again. It holds no time, so that it is reproducible.
+
+    `report` are figures about an output that is not an edited model: what an adapter keeps.
+    """
 
     format: int
     versions: dict[str, str]
@@ -77,10 +95,11 @@ class Manifest(_Part):
     shards: dict[str, ShardEntry]
     files: dict[str, str]
     tensors: tuple[TensorEntry, ...]
+    report: dict[str, Any] | None = None
 
     def dump(self) -> bytes:
         """JSON with one line for each tensor."""
-        head = self.model_dump(mode="json", exclude={"tensors"})
+        head = self.model_dump(mode="json", exclude={"tensors"} if self.report is not None else {"tensors", "report"})
         lines = [json.dumps(entry.model_dump(mode="json"), ensure_ascii=False) for entry in self.tensors]
         opening = json.dumps(head, indent=2, ensure_ascii=False)[:-2]
         rows = ",\n    ".join(lines)
@@ -123,7 +142,7 @@ def make_manifest(plan: Plan, digests: Mapping[str, str], files: Mapping[str, by
         versions=versions(),
         plan=plan.hash,
         recipe=RecipeEntry(name=plan.recipe.name, text=plan.recipe.text, resolved=plan.recipe.canonical()),
-        inputs={role: _input(checkpoint) for role, checkpoint in plan.inputs.items()},
+        inputs={role: input_entry(checkpoint) for role, checkpoint in plan.inputs.items()},
         shards={file.name: ShardEntry(size=file.size, header=blake3(file.header).hexdigest()) for file in plan.files},
         files={name: blake3(content).hexdigest() for name, content in files.items()},
         tensors=tuple(
@@ -163,10 +182,10 @@ def read_manifest(out: Path) -> Manifest:
     return manifest
 
 
-def is_made_by(out: Path, plan: Plan) -> bool:
-    """Whether a directory is the finished output of this plan, going by its manifest."""
+def is_made_by(out: Path, plan_hash: str) -> bool:
+    """Whether a directory is the finished output of the plan with this hash, going by its manifest."""
     try:
-        return read_manifest(out).plan == plan.hash
+        return read_manifest(out).plan == plan_hash
     except VerifyError:
         return False
 
@@ -183,7 +202,7 @@ def is_current(out: Path, plan: Plan) -> bool:
     except (VerifyError, OSError):
         return False
     whole = all(shards[name].st_size == shard.size for name, shard in manifest.shards.items())
-    inputs = {role: _input(checkpoint) for role, checkpoint in plan.inputs.items()}
+    inputs = {role: input_entry(checkpoint) for role, checkpoint in plan.inputs.items()}
     same = (manifest.plan, manifest.versions, manifest.inputs) == (plan.hash, versions(), inputs)
     return whole and same and max(touched) <= max(status.st_mtime_ns for status in shards.values())
 
@@ -216,16 +235,33 @@ def verify(out: Path, workers: int) -> Verified:
     return Verified(len(manifest.tensors), len(manifest.files) + len(manifest.shards), nbytes)
 
 
-def _input(checkpoint: Checkpoint) -> InputEntry:
+def input_entry(checkpoint: Checkpoint) -> InputEntry:
+    """Where a model came from."""
     path = checkpoint.root / MANIFEST_FILE
     known = checkpoint.is_directory and path.is_file()
+    of_adapters = {adapter.file for adapter in checkpoint.adapters}
     return InputEntry(
-        source=os.fsencode(checkpoint.source).decode(errors="backslashreplace"),  # a path need not be UTF-8
+        source=_text(checkpoint.source),
         hub_id=checkpoint.hub_id,
         revision=checkpoint.revision,
-        files={shard.name: shard.size for shard in checkpoint.shards},
+        files={shard.name: shard.size for shard in checkpoint.shards if shard.name not in of_adapters},
         manifest=blake3(path.read_bytes()).hexdigest() if known else None,
+        adapters=tuple(
+            AdapterEntry(
+                source=_text(adapter.source),
+                hub_id=adapter.hub_id,
+                revision=adapter.revision,
+                size=adapter.header.size,
+                config=adapter.config_digest,
+            )
+            for adapter in checkpoint.adapters
+        ),
     )
+
+
+def _text(path: str) -> str:
+    """A path need not be UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _header_faults(path: Path, shard: ShardEntry) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint as the arithmetic sees them: read through one buffer, in float32 or better."""
+"""Tensors of a checkpoint as the arithmetic sees them: read through one buffer, in float32 or better, with adapters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import prod
 
 import torch
 
+from surgery.adapters.terms import Adapted, LowRank, Shift, rows_at_a_time
 from surgery.header import TensorInfo
 from surgery.reader import Reader
 from surgery.row_map import RowMap
@@ -15,21 +16,72 @@ from surgery.row_map import RowMap
 class Operand:
     """One tensor, and the two buffers through which its pieces of up to so many elements pass.
 
-    One is as stored, the other as computed with: float32, or float64 with `double`, on `device`.
+    One is as stored, the other as computed with: float32, or float64 with `double`, on `device`. What adapters add is
+    in it already.
     """
 
     def __init__(self, info: TensorInfo, reader: Reader, elements: int, device: torch.device, *, double: bool) -> None:
-        self._info = info
+        self._info = info.stored
         self._reader = reader
-        self._stored = torch.empty(elements, dtype=info.dtype.torch)
+        self._stored = torch.empty(elements, dtype=self._info.dtype.torch)
         self._working = torch.empty(elements, dtype=torch.float64 if double else torch.float32, device=device)
+        adapted = info.adapted if info.adapted is not None and info.adapted.terms else None
+        self._added = None if adapted is None else _Added(info, adapted, reader, self._working)
 
     def load(self, first: int, shape: tuple[int, ...]) -> torch.Tensor:
         """The piece that begins at element `first`; valid until the next one is loaded."""
         stored = self._stored[: prod(shape)]
         working = self._working[: prod(shape)]
         self._reader.read_into(self._info, as_bytes(stored), first * stored.element_size())
-        return working.copy_(stored).view(shape)
+        working.copy_(stored)
+        if self._added is not None:
+            self._added.add_to(working, first)
+        return working.view(shape)
+
+
+class _Added:
+    """What adapters add to a tensor, made in blocks of whole rows; the last one is kept, as pieces end within rows."""
+
+    def __init__(self, info: TensorInfo, adapted: Adapted, reader: Reader, like: torch.Tensor) -> None:
+        def whole(factor: TensorInfo) -> torch.Tensor:
+            loaded = Operand(factor, reader, factor.elements, like.device, double=like.dtype == torch.float64)
+            return loaded.load(0, factor.shape)
+
+        self._shifts = [(whole(term.vector), term.scale) for term in adapted.terms if isinstance(term, Shift)]
+        self._products = []
+        for term in adapted.terms:
+            if isinstance(term, LowRank):
+                left, right = whole(term.B), whole(term.A)
+                if term.transposed:
+                    left, right = right.mT.contiguous(), left.mT.contiguous()
+                self._products.append((left, right, term.scale))
+        self._rows, self._columns = (info.shape[0], info.shape[1]) if self._products else (1, info.elements)
+        self._step = rows_at_a_time((self._rows, self._columns))
+        self._block = like.new_empty(self._step * self._columns if self._products else 0)
+        self._made = -1  # the number of the block that is in it
+
+    def add_to(self, piece: torch.Tensor, first: int) -> None:
+        """Add to a flat piece what belongs to its elements, from `first` on."""
+        for vector, scale in self._shifts:
+            piece.add_(vector[first : first + len(piece)], alpha=scale)
+        size, end = self._step * self._columns, first + len(piece)
+        for number in range(first // size, -(-end // size)) if self._products and size else ():
+            start = number * size
+            block = self._make(number)
+            low, high = max(first, start), min(end, start + len(block))
+            piece[low - first : high - first].add_(block[low - start : high - start])
+
+    def _make(self, number: int) -> torch.Tensor:
+        """A block of the sum of products, flat."""
+        start = number * self._step
+        stop = min(start + self._step, self._rows)
+        block = self._block[: (stop - start) * self._columns]
+        if number != self._made:
+            product = block.view(stop - start, self._columns)
+            for i, (left, right, scale) in enumerate(self._products):
+                product.addmm_(left[start:stop], right, beta=min(i, 1), alpha=scale)
+            self._made = number
+        return block
 
 
 class GatheredOperand:

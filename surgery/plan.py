@@ -25,7 +25,7 @@ PIECE_ELEMENTS = 1 << 19  # of 2^17 ... 2^21 the fastest: smaller ones pay for c
 COPY_BYTES = 1 << 20  # the buffer through which copied bytes are hashed
 INTERPRETER_BYTES = 400_000_000  # Python with torch loaded: 0.35 GB measured
 
-Action = Literal["copy", "cast", "gather", "compute"]
+Action = Literal["copy", "cast", "gather", "adapt", "compute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Source:
     def nbytes(self) -> int:
         """Bytes that are read for it."""
         if self.rows is None:
-            return self.info.nbytes
+            return self.info.stored.nbytes
         counts = self.rows.counts
         return sum(
             part.info.dtype.nbytes(count * prod(part.info.shape[1:]))
@@ -100,12 +100,16 @@ class TensorPlan:
 
     @property
     def action(self) -> Action:
-        """`copy` (byte for byte), `cast` (another dtype), `gather` (rows by token) or `compute`."""
+        """`copy` (byte for byte), `cast` (another dtype), `gather` (rows by token), `adapt` (with an adapter's change) or
+        `compute`.
+        """
         if self.steps:
             return "compute"
         assert self.base is not None
         if self.base.rows is not None:
             return "gather"
+        if self.base.info.adapted is not None:
+            return "adapt"
         return "copy" if self.base.info.dtype == self.slot.dtype else "cast"
 
     @property
@@ -131,6 +135,13 @@ class TensorPlan:
             columns = self.slot.shape[-1] if self.slot.shape else 1
             return min(self.slot.elements // max(columns, 1), max(1, PIECE_ELEMENTS // max(columns, 1))), columns
         return (min(self.slot.elements, PIECE_ELEMENTS),)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that are read for it: inputs as often as it has passes, the factors of their adapters once."""
+        return sum(
+            source.nbytes * self.passes + sum(each.nbytes for each in source.info.factors) for source in self.inputs
+        )
 
     @property
     def matrix_count(self) -> int:
@@ -162,7 +173,7 @@ class Plan:
     @property
     def bytes_read(self) -> int:
         """Bytes of the inputs that are read."""
-        return sum(source.nbytes * tensor.passes for tensor in self.tensors for source in tensor.inputs)
+        return sum(tensor.bytes_read for tensor in self.tensors)
 
     @property
     def bytes_written(self) -> int:
@@ -171,11 +182,13 @@ class Plan:
 
     def flops(self, tensor: TensorPlan) -> int:
         """Floating-point operations for one tensor, to first order."""
+        adapted = [source.info.adapted for source in tensor.inputs if source.info.adapted]
+        before = sum(each.flops(tensor.slot.elements) for each in adapted) * tensor.passes
         if tensor.matrices:
-            return sum(op.flops(tensor.piece_shape) for op in tensor.ops) * tensor.matrix_count
+            return before + sum(op.flops(tensor.piece_shape) for op in tensor.ops) * tensor.matrix_count
         columns = tensor.piece_shape[1:]
         shape = (tensor.slot.elements // max(prod(columns), 1), *columns)
-        return sum(op.flops(shape) for op in tensor.ops)
+        return before + sum(op.flops(shape) for op in tensor.ops)
 
     def memory(self, tensor: TensorPlan) -> int:
         """Bytes that a worker holds while it makes a tensor."""
@@ -203,6 +216,9 @@ class Plan:
             slot = tensor.slot
             row = (slot.name, slot.dtype.name, slot.shape, slot.file, slot.start, tensor.steps, inputs)
             digest.update(json.dumps(row).encode())
+            adapted = [(s.role, s.info.adapted.key()) for s in tensor.inputs if s.info.adapted]
+            if adapted:
+                digest.update(json.dumps(adapted).encode())
         for file in self.files:
             digest.update(json.dumps((file.name, file.size)).encode())
             digest.update(file.header)
@@ -224,13 +240,15 @@ def _identity(source: Source) -> tuple[object, ...]:
 
 def memory_of(elements: int, inputs: Sequence[TensorInfo], slots: Iterable[TensorInfo], workspace: int) -> int:
     """Bytes that a worker holds while it works on pieces of so many elements: those of the inputs and of a result, as
-    stored and in the dtype of the arithmetic, and the workspace of the operations, counted for float32.
+    stored and in the dtype of the arithmetic, what adapters of the inputs take, and the workspace of the operations,
+    counted for float32.
     """
-    stored = sum(info.dtype.bits // 8 for info in inputs)
+    stored = sum(info.stored.dtype.bits // 8 for info in inputs)
     wide = 2 if any(info.dtype.name == "F64" for info in inputs) else 1
     working = 4 * wide * len(inputs)
     result = 4 * wide + max(slot.dtype.bits // 8 for slot in slots)
-    return elements * (stored + working + result) + wide * workspace
+    adapters = sum(info.adapted.memory(info.shape) for info in inputs if info.adapted)
+    return elements * (stored + working + result) + wide * (workspace + adapters)
 
 
 def peak_memory(jobs: Iterable[int], workers: int) -> int:

@@ -210,6 +210,7 @@ class _Planner:
                 made=self.rows.files,
             ),
             remarks=(
+                *self._notes(),
                 *self.stacking.remarks,
                 *self.rows.remarks,
                 *self.positions.remarks,
@@ -218,6 +219,10 @@ class _Planner:
             layers=tuple((spell(block.outcome), str(block)) for block in self.stacking.blocks),
             tokenizer=self.rows.digest,
         )
+
+    def _notes(self) -> list[str]:
+        """What there is to know of the models, whatever the recipe."""
+        return list(dict.fromkeys(note for checkpoint in self.inputs.values() for note in checkpoint.notes))
 
     def _tensor(self, draft: _Draft, slot: TensorInfo) -> TensorPlan:
         ops = [self.ops[number, slot.name] for number in draft.steps]

@@ -147,6 +147,11 @@ class TokenRows:
         for part, (owner, found) in enumerate(zip(roles, [info, *others], strict=True)):
             if found is None:
                 self._refuse(f"`{name}` is not in `{owner}`, which has tokens that `{self._role}` lacks")
+            elif found.adapted is not None:
+                self._refuse(
+                    f"`{found.name}` of `{owner}` has an adapter, and its rows would be matched by token: merge the "
+                    f"adapter first, `surgery apply merge-adapter {self._inputs[owner].source} OUT`"
+                )
             elif part < len(rows.reach) and rows.reach[part] > found.shape[0]:
                 text = self._vocabulary(owner).texts.get(rows.reach[part] - 1, "")
                 self._refuse(

@@ -120,6 +120,12 @@ class Unfinished(Closing):
             if durable:
                 _sync(places.partial.parent)
 
+    def drop(self) -> None:
+        """Delete what is finished: there will be no output."""
+        with writing(self.places.partial):
+            shutil.rmtree(self.places.partial)
+            self._journal.remove()
+
     def close(self) -> None:
         """Release the lock; what is finished stays in `OUT.partial`."""
         self._journal.close()
@@ -176,6 +182,7 @@ def _refuse_inputs(target: Path, out: Path, inputs: Mapping[str, Checkpoint]) ->
     for role, checkpoint in inputs.items():
         owned = [checkpoint.root] if checkpoint.is_directory else []
         owned += [shard.path for shard in checkpoint.shards]
+        owned += [adapter.root for adapter in checkpoint.adapters]
         for path in map(Path, map(os.path.realpath, owned)):
             if target == path or target in path.parents or path in target.parents:
                 raise OutputError(

@@ -68,7 +68,7 @@ def _run_until(call: int, models: dict[str, str], variants: list[surgery.Variant
     _run(models, variants)
 
 
-def _in_fork(run: Callable[..., NoReturn], *arguments: Any) -> bool:
+def in_fork(run: Callable[..., NoReturn], *arguments: Any) -> bool:
     """Whether the run lived to its end."""
     pid = os.fork()
     if pid == 0:
@@ -88,12 +88,12 @@ def main() -> None:
         for out in whole:
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(old[out], out)
-        lived = _in_fork(_run_until, call, models, variants)
+        lived = in_fork(_run_until, call, models, variants)
         if not lived:
             for out, expected in whole.items():
                 complete = not out.exists() or files(out) in (files(old[out]), expected)
                 assert complete, f"call {call}: {out} is incomplete"
-            assert _in_fork(_run, models, variants)
+            assert in_fork(_run, models, variants)
         for out, expected in whole.items():
             assert files(out) == expected, f"call {call}: other bytes in {out} than undisturbed"
             left = sorted(path.name for path in out.parent.iterdir() if path.name.lstrip(".").startswith(out.name))

@@ -19,6 +19,7 @@ PACKAGES = [name for name in ORDER if (ROOT / name).is_dir()]
 TENSOR_FILES = {
     *("surgery.compute", "surgery.crew", "surgery.decompositions", "surgery.dtypes", "surgery.executor"),
     "surgery.operand",
+    *("surgery.extraction.factors", "surgery.extraction.run"),
     *(f"surgery.analysis.{name}" for name in ("change", "gauge", "measure", "overlap", "run", "spectrum")),
 }  # and everything below surgery.spectral and surgery.ops, where operations import their functions when they run
 HEAVY = {"numpy", "pydantic", "ray", "rich", "ruamel", "safetensors", "scipy", "torch", "transformers", "trl", "vllm"}

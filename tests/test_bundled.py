@@ -15,6 +15,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 EXPECTED = [
     "denoise-task-vector",
     "drop-deep-layers",
+    "merge-adapter",
     "merge-iso-c",
     "merge-iso-cts",
     "merge-knots",

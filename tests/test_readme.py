@@ -37,6 +37,7 @@ VERBS = [
     "demo",
     "diff",
     "eval",
+    "extract-lora",
     "inspect",
     "plan",
     "recipes",
@@ -88,7 +89,7 @@ def test_every_command_and_option_that_is_named_exists() -> None:
     for trainer in ("sft", "data"):
         command = [*CLI, "train", trainer, "--help"]
         helps["train"] += subprocess.run(command, text=True, capture_output=True, check=True).stdout
-    for verb in set(re.findall(r"surgery (\w+)", README)) - {"is"}:
+    for verb in set(re.findall(r"surgery ([\w-]+)", README)) - {"is"}:
         assert verb in helps, verb
     for option in set(re.findall(r"(?<![\w-])--[a-z]+", README)) - LAUNCHERS:
         assert any(option in text for text in helps.values()), option

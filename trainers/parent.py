@@ -53,6 +53,11 @@ def open_parent(source: str, processes: PartialState | None = None) -> Parent:
     if not checkpoint.is_directory or not checkpoint.config:
         found = "is a single file" if not checkpoint.is_directory else "has no `config.json`"
         raise TrainingError(f"`{source}` {found}; expected a directory with weights, `config.json` and a tokenizer")
+    if checkpoint.adapters:
+        raise TrainingError(
+            f"`{source}` is a model with an adapter over it; make one checkpoint of them first: "
+            "`surgery apply merge-adapter MODEL+ADAPTER OUT`"
+        )
     stored = {info.dtype.name for info in checkpoint.tensors.values()}
     strange = sorted(name for name in stored if not DTYPES[name].arithmetic and not name.startswith(("I", "U", "BOOL")))
     if "quantization_config" in checkpoint.config or strange:

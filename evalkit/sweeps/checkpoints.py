@@ -11,6 +11,7 @@ from typing import Any
 
 from evalkit.journal import Journal
 from evalkit.sweeps.bound import Work
+from surgery.adapters.naming import split_source
 from surgery.api import Model
 from surgery.closing import Closing
 from surgery.errors import OutputError
@@ -152,8 +153,9 @@ class Checkpoints(Closing):
 def refuse_inputs(out: Path, models: Mapping[str, Model]) -> None:
     """Raise OutputError for models in the directory, which might go as variants do, and for the directory in one."""
     place = Path(os.path.realpath(out))
-    for role, model in models.items():
-        path = Path(os.path.realpath(model))
+    named = [(role, model, name) for role, model in models.items() for name in split_source(str(model))]
+    for role, model, name in named:
+        path = Path(os.path.realpath(name))
         if path.exists() and (place == path or place in path.parents or path in place.parents):
             raise OutputError(
                 f"the model `{role}` (`{model}`) is, contains or lies inside `{out}`; choose another `--out`, or copy "

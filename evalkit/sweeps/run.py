@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,12 @@ from evalkit.sweeps.checkpoints import CHECKPOINTS, Checkpoints, refuse_inputs
 from evalkit.sweeps.choice import Entry, choose, make_rows, pareto, scores_of
 from evalkit.sweeps.maker import Making
 from evalkit.sweeps.making import Production, Room
+from evalkit.sweeps.merged import merge, with_adapters
 from evalkit.sweeps.progress import Progress
 from evalkit.sweeps.result import Row
 from evalkit.sweeps.scoring import Scoring
 from evalkit.sweeps.spec import Keep
+from surgery.api import Model
 from surgery.crew import check_device
 from surgery.wording import numbered
 
@@ -32,12 +34,15 @@ def run(bound: Bound, out: Path, keep: Keep, making: Making, progress: Progress)
     """
     refuse_inputs(out, bound.models)
     with Scoring(bound.evaluations, out / RESULTS) as scoring, Checkpoints(out) as checkpoints:
-        scoring.check([*bound.models.values()])
+        adapted = with_adapters(bound.models)
+        scoring.check([model for role, model in bound.models.items() if role not in adapted])
         checkpoints.claim(bound.sweep.name, bound.models)
         running = _Running(bound, keep, checkpoints, scoring, progress)
         running.recall()
         running.check(making)
-        running.score_models()
+        places = merge(bound.models, out, making)
+        scoring.check([places[role] for role in adapted])
+        running.score_models(places)
         running.score(running.made())
         running.make(making)
         return running.rows(), running.entries()
@@ -88,9 +93,9 @@ class _Running:
             if making.memory is not None:
                 self.bound.check_memory(making.memory)
 
-    def score_models(self) -> None:
-        """The models that the sweep began with."""
-        for role, model in self.bound.models.items():
+    def score_models(self, places: Mapping[str, Model]) -> None:
+        """The models that the sweep began with, from where they lie."""
+        for role, model in places.items():
             with self.progress.scoring(role) as telling:
                 scored = self.scoring.score(role, model, telling)
             self.known[role] = Entry(role, "model", scored, scores_of(scored, self.bound.aim))

@@ -69,7 +69,10 @@ class _Matcher:
             attentions=attentions,
             embedding=anatomy.embedding if anatomy.embedding in chosen else None,
             head=anatomy.head if anatomy.head in chosen and not anatomy.tied else None,
-            remarks=tuple(_remark(text, names) for text, names in self.remarks.items()),
+            remarks=(
+                *(note for checkpoint in self.models.values() for note in checkpoint.notes),
+                *(_remark(text, names) for text, names in self.remarks.items()),
+            ),
         )
 
     def _remark_what_is_more(self) -> None:

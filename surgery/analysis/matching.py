@@ -55,7 +55,8 @@ class Matrix:
         """Upper bound of the bytes that a worker holds while it measures this matrix."""
         (rows, cols), models = self.shape, len(self.infos)
         elements, k = rows * cols, self.known
-        stored = max(info.dtype.bits // 8 for info in self.infos.values()) * elements
+        stored = max(info.stored.dtype.bits // 8 for info in self.infos.values()) * elements
+        stored += sum(info.adapted.memory(info.shape) for info in self.infos.values() if info.adapted)
         held = models * 4 * (elements + (rows + cols) * k) + 4 * elements
         overlaps = 4 * (2 * k * k + cost.ROW_BLOCK * k) * 2 + 8 * 8 * k * k
         cached = 8 * (rows + cols) * min(rows, cols)  # an entry with all triplets, as read and as tensors
@@ -109,8 +110,11 @@ class Matching:
         settings = [list(self.models), self.ranks, self.quick, self.embedding, self.head, self.decoder, tied, head_dims]
         digest.update(json.dumps(settings).encode())
         for job in self.jobs:
-            places = [(info.name, info.dtype.name, info.shape, info.file, info.start) for info in job.tensors()]
+            infos = list(job.tensors())
+            places = [(info.name, info.dtype.name, info.shape, info.file, info.start) for info in infos]
             digest.update(json.dumps([job.name, places]).encode())
+            if any(info.adapted for info in infos):
+                digest.update(json.dumps([info.adapted and info.adapted.key() for info in infos]).encode())
         return digest.hexdigest()
 
     @property

@@ -15,6 +15,7 @@ LONGEST = 40  # characters
 def short_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     """One for each checkpoint, in letters, digits, `.`, `_` and `-`: the end of its path, as long as tells them apart.
 
+    Of a model with adapters it is that of the last adapter.
     `runs/sft/final` and `runs/ppo/final` become `sft-final` and `ppo-final`; one path given twice is numbered.
     """
     parts = [_parts(checkpoint) for checkpoint in checkpoints]
@@ -31,7 +32,10 @@ def short_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
 
 
 def _parts(checkpoint: Checkpoint) -> list[str]:
-    if checkpoint.hub_id is not None:
+    if checkpoint.adapters:
+        adapter = checkpoint.adapters[-1]
+        text = adapter.source if adapter.hub_id is not None else os.path.abspath(adapter.root)  # noqa: PTH100
+    elif checkpoint.hub_id is not None:
         text = checkpoint.source
     else:
         path = checkpoint.root if checkpoint.is_directory else checkpoint.shards[0].path.with_suffix("")

@@ -115,7 +115,7 @@ class _Measuring:
             return  # they were read as matrices
         for model, info in job[1].infos.items():
             with suppress(CheckpointError):  # a hint; whoever reads it for good will tell
-                self.readers[model].prefetch(info)
+                self.readers[model].prefetch(info.stored)
 
     def do(self, job: Job, stopping: Callable[[], bool]) -> None:
         number, what = job

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.adapters.peft import factors, write_adapter
 from tests.tiny_models import save_tiny
 from trainers.config import SftConfig
 from trainers.errors import TrainingError
@@ -48,6 +49,14 @@ def test_single_file(tmp_path: Path) -> None:
     file = save_tiny(tmp_path / "model") / "model.safetensors"
     with pytest.raises(TrainingError, match=r"is a single file; expected a directory with weights, `config\.json` and"):
         open_parent(str(file))
+
+
+def test_an_adapter_over_a_model(tmp_path: Path) -> None:
+    """It is trained as one checkpoint, which the message says how to make."""
+    model = save_tiny(tmp_path / "model")
+    lora = write_adapter(tmp_path / "lora", factors(load_file(model / "model.safetensors")))
+    with pytest.raises(TrainingError, match=r"surgery apply merge-adapter MODEL\+ADAPTER OUT"):
+        open_parent(f"{model}+{lora}")
 
 
 def test_quantised(tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import surgery
 from evalkit.errors import EngineError, ResultsError, SweepError
+from evalkit.models import open_models
 from evalkit.sweeps.checkpoints import Checkpoints
 from surgery.errors import OutputError
+from tests.adapters.peft import factors, write_adapter
 from tests.evalkit.sweeps.conftest import SPEC, Make, Pair, Sweeping, Told, by_name
-from tests.pairs import files
+from tests.pairs import files, read
 from tests.tiny_models import save_tiny
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -442,3 +445,28 @@ def test_rows_tell_whose_last_bits_depend_on_others(sweeping: Sweeping, engine: 
     assert NAMES[2] in shared
     assert NAMES[5] not in shared
     assert "`surgery apply` alone may differ in the last bits" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_models_with_adapters(sweeping: Sweeping, engine: Make, pair: Pair, tmp_path: Path) -> None:
+    """`MODEL+ADAPTER` is edited as it is, and scored as a checkpoint that is made once, in the sweep's directory."""
+    lora = write_adapter(tmp_path / "lora", factors(read(Path(pair["base"]))))
+    models = {"base": pair["base"], "sft": f"{pair['base']}+{lora}"}
+    made = engine()
+    first = sweeping(models=models)
+    assert {"base", "sft"} <= made.answers.keys()
+    merged = read(tmp_path / "out/models/sft")
+    changed = {name for name, tensor in read(Path(pair["base"])).items() if not torch.equal(tensor, merged[name])}
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "down_proj"}
+    assert surgery.verify(tmp_path / "out/models/sft").tensors == len(merged)
+    again = engine()
+    assert [row.name for row in sweeping(models=models).rows] == [row.name for row in first.rows]
+    assert not again.answers
+    with pytest.raises(OutputError, match="lies inside"):
+        sweeping(models=models, out="lora/out")
+
+
+def test_engines_want_one_checkpoint(pair: Pair, tmp_path: Path) -> None:
+    """They load directories: a model with an adapter is refused, with what to do."""
+    lora = write_adapter(tmp_path / "lora", factors(read(Path(pair["base"]))))
+    with pytest.raises(EngineError, match="merge-adapter"):
+        open_models([f"{pair['base']}+{lora}"], "transformers", tmp_path)

@@ -1,0 +1,170 @@
+"""`adapter_config.json` of PEFT: what scale and rank each module's adapter has, and what is not supported.
+
+Source: peft.LoraConfig, and `LoraLayer.update_layer` for the scale: alpha / r, or alpha / sqrt(r) with `use_rslora`
+(Kalajdzievski 2023, arXiv 2312.03732).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from surgery.header import shown
+from surgery.index import read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG = "adapter_config.json"
+Value = TypeVar("Value", int, float)
+_PLAIN = re.compile(r"[\w.-]+")  # names; that a dot matches any character makes no difference there
+LONGEST_PATTERN = 1_000  # characters; names of modules have a tenth
+
+# Fields that make an adapter something else than W + scale B A when they are set.
+_OTHERWISE = {
+    "use_dora": "DoRA, which rescales columns by magnitude vectors",
+    "use_qalora": "QALoRA, which pools inputs",
+    "use_bdlora": "a block-diagonal adapter",
+    "target_parameters": "an adapter of bare parameters (stacks of experts)",
+    "trainable_token_indices": "an adapter of single tokens",
+    "layer_replication": "an adapter over repeated layers",
+    "alora_invocation_tokens": "an activated LoRA, which acts after certain tokens only",
+    "arrow_config": "Arrow, which routes among adapters",
+}
+# Initialisations that change the base itself: what is stored is not relative to the published base.
+_CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class Patterns(Generic[Value]):
+    """Values by regular expressions; one means every module that it matches or whose name ends so after a dot.
+
+    The first in the order of the file counts (PEFT's `get_pattern_key`). Plain names are looked up, as an adapter may
+    have one for each of its modules.
+    """
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._names: dict[str, tuple[int, Value]] = {}
+        self._expressions: list[tuple[int, re.Pattern[str], Value]] = []
+        for number, (pattern, value) in enumerate(values.items()):
+            if _PLAIN.fullmatch(pattern):
+                self._names[pattern] = number, value
+            else:
+                self._expressions.append((number, re.compile(rf"(?:.*\.)?(?:{pattern})"), value))
+
+    def of(self, module: str, otherwise: Value) -> Value:
+        """The value for a module."""
+        parts = module.split(".")
+        ends = (".".join(parts[i:]) for i in range(len(parts)))
+        found = [self._names[end] for end in ends if end in self._names]
+        found += [(number, value) for number, each, value in self._expressions if each.fullmatch(module)]
+        return min(found, key=itemgetter(0))[1] if found else otherwise
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter's configuration says. `base` is the model that it names, if any."""
+
+    base: str | None
+    rank: int
+    alpha: float
+    rank_pattern: Patterns[int]
+    alpha_pattern: Patterns[float]
+    rslora: bool
+    fan_in_fan_out: bool
+    saved: tuple[str, ...]
+
+    def rank_of(self, module: str) -> int:
+        """The rank of a module's adapter."""
+        return self.rank_pattern.of(module, self.rank)
+
+    def scale_of(self, module: str) -> float:
+        """What a module's product B A is multiplied by."""
+        rank, alpha = self.rank_of(module), self.alpha_pattern.of(module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def read_config(directory: Path) -> tuple[AdapterConfig | None, list[str]]:
+    """The configuration in a directory, and all that is wrong with it; None where that leaves nothing to go on with.
+
+    Raises CheckpointError where the file cannot be read.
+    """
+    table = read_json(directory / CONFIG, "save the adapter again, or fetch it again")
+    faults = list(_unsupported(table))
+    rank, alpha = table.get("r", 8), table.get("lora_alpha", 8)
+    ranks, alphas = table.get("rank_pattern") or {}, table.get("alpha_pattern") or {}
+    if not _is_rank(rank):
+        faults.append(f"`r` is `{shown(rank)}`; expected a number from 1")
+    if not _is_scale(alpha):
+        faults.append(f"`lora_alpha` is `{shown(alpha)}`; expected a finite number")
+    faults += _pattern_faults("rank_pattern", ranks, _is_rank)
+    faults += _pattern_faults("alpha_pattern", alphas, _is_scale)
+    saved = table.get("modules_to_save") or ()
+    if not isinstance(saved, list | tuple) or not all(isinstance(name, str) for name in saved):
+        faults.append(f"`modules_to_save` is `{shown(saved)}`; expected a list of names")
+    if faults:
+        return None, faults
+    base = table.get("base_model_name_or_path")
+    config = AdapterConfig(
+        base=base if isinstance(base, str) and base else None,
+        rank=rank,
+        alpha=float(alpha),
+        rank_pattern=Patterns(ranks),
+        alpha_pattern=Patterns(alphas),
+        rslora=bool(table.get("use_rslora")),
+        fan_in_fan_out=bool(table.get("fan_in_fan_out")),
+        saved=tuple(saved),
+    )
+    return config, []
+
+
+def _unsupported(table: Mapping[str, object]) -> Iterator[str]:
+    kind = table.get("peft_type")
+    if kind != "LORA":
+        yield f"it is of type `{shown(kind)}`; expected `LORA`"
+        return
+    for field, what in _OTHERWISE.items():
+        if table.get(field):
+            yield f"`{field}` is set: it is {what}"
+    for field, value in table.items():
+        if value and field.startswith("use_") and field not in (*_OTHERWISE, "use_rslora"):
+            yield f"`{shown(field)}` is set, which is not known here"
+    bias = table.get("bias", "none")
+    if bias != "none":
+        yield f"`bias` is `{shown(bias)}`: it was trained together with biases of its base; expected `none`"
+    start = table.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
+        yield (
+            f"`init_lora_weights` is `{shown(start)}`, which changes the base before training: save it relative to the "
+            "published base, with `path_initial_model_for_weight_conversion` of peft"
+        )
+
+
+def _pattern_faults(field: str, patterns: object, sound: Callable[[object], bool]) -> Iterator[str]:
+    if not isinstance(patterns, dict):
+        yield f"`{field}` is `{shown(patterns)}`; expected an object"
+        return
+    for pattern, value in patterns.items():
+        if not sound(value):
+            yield f"`{field}` gives `{shown(pattern)}` the value `{shown(value)}`; expected a positive number"
+        elif len(pattern) > LONGEST_PATTERN or not _compiles(pattern):
+            yield f"`{field}` has `{shown(pattern)}`, which is no pattern of names"
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def _is_rank(value: object) -> bool:
+    return type(value) is int and 0 < value < 1 << 31
+
+
+def _is_scale(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
