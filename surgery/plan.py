@@ -95,12 +95,12 @@ class TensorPlan:
 
     @property
     def passes(self) -> int:
-        """How often it is read."""
-        return max((op.passes for op in self.ops), default=1)
+        """How often it is read: once to edit it, and by each operation that measures it before."""
+        return 1 + sum(op.passes - 1 for op in self.ops)
 
     @property
     def action(self) -> Action:
-        """`copy` (byte for byte), `cast` (another dtype), `gather` (rows by token), `adapt` (with an adapter's change) or
+        """`copy` (byte for byte), `cast` (another dtype), `gather` (rows by token), `adapt` (with adapters) or
         `compute`.
         """
         if self.steps:

@@ -59,7 +59,7 @@ def test_plan_tells_what_apply_would_do(run: Run, pair: tuple[Path, Path], tmp_p
     assert "11  copy of sft" in out
     code, out, _ = run("plan", "restore-top-20pct", *pair, "--json")
     made = json.loads(out)
-    assert made["actions"] == {"copy": 11, "cast": 0, "gather": 0, "compute": 28}
+    assert made["actions"] == {"copy": 11, "cast": 0, "gather": 0, "adapt": 0, "compute": 28}
     assert sum(file for file in made["files"].values()) == made["bytes_written"]
     assert len(made["tensors"]) == 39
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "sft"]

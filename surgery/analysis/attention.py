@@ -58,9 +58,10 @@ class Attention:
         """Upper bound of the bytes that a worker holds: all models' projections, and one head's in float64."""
         elements = sum(info.elements for info in self.tensors())
         rows = sum(next(iter(infos.values())).shape[i] for infos, i in ((self.value, 1), (self.output, 0)))
-        widest = max(info.dtype.bits // 8 for info in self.tensors())
+        widest = max(info.stored.dtype.bits // 8 for info in self.tensors())
+        adapters = sum(info.adapted.memory(info.shape) for info in self.tensors() if info.adapted)
         group = next(iter(self.output.values())).shape[1] * self.head_dim // self._value_rows
-        return elements * max(4, widest) * 2 + 8 * 8 * (rows * group + self.head_dim**2)
+        return elements * max(4, widest) * 2 + 8 * 8 * (rows * group + self.head_dim**2) + adapters
 
     @property
     def flops(self) -> int:

@@ -342,6 +342,25 @@ def test_inspect_tells_adapters(tmp_path: Path, surgery_command: Run) -> None:
     assert any("as its base" in remark for remark in surgery.plan(HALF, [tmp_path / "base", model]).remarks)
 
 
+def test_decompositions_that_are_kept_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a cache that knows the base's, base+adapter has its own: bytes are those of a run without a cache."""
+    base = {"model.layers.0.mlp.up_proj.weight": torch.randn(256, 256), "model.layers.0.mlp.b.weight": torch.eye(256)}
+    model = with_adapter(tmp_path, base, factors(base, ("up_proj",)))
+    other = write_adapter(tmp_path / "other", factors(base, ("up_proj",), seed=6))
+    step = {"op": "truncate_rank", "rank": 8, "select": {"tensors": ["*.up_proj.*"]}}
+    sources = [str(tmp_path / "base"), model, f"{tmp_path / 'base'}+{other}"]
+    for place in ("off", str(tmp_path / "cache")):
+        monkeypatch.setenv("SURGERY_CACHE", place)
+        for i, source in enumerate(sources):
+            surgery.apply({**COPY, "steps": [step]}, [source], tmp_path / f"{i}-{place == 'off'}", workers=1)
+    outs = [
+        read(tmp_path / f"{i}-{off}")["model.layers.0.mlp.up_proj.weight"] for i in range(3) for off in (True, False)
+    ]
+    assert all(torch.equal(outs[i], outs[i + 1]) for i in (0, 2, 4))
+    assert not torch.equal(outs[0], outs[2])
+    assert not torch.equal(outs[2], outs[4])
+
+
 def test_diff_compares_what_is_read(tmp_path: Path) -> None:
     """`surgery diff` of a base and itself with an adapter finds the adapter's change, and names the adapter."""
     base = llama(dtype=torch.float32)
