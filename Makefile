@@ -25,7 +25,7 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not vllm"
+	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist loadfile
 
 # A step of its own, since vLLM takes 2 GB and a minute to install, which a laptop that edits checkpoints need not pay;
 # in the same environment, so that one set of pins is proven to fit the edits and the engine that loads their results.

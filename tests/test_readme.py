@@ -117,7 +117,7 @@ def test_the_operation_that_is_shown_works() -> None:
     namespace: dict[str, Any] = {
         "MergeOp": MergeOp, "Literal": Literal, "Whole": Whole, "Edit": Edit, "torch": torch, "math": math,
     }  # fmt: skip
-    exec(compile(code, "README.md", "exec"), namespace)
+    exec(compile(code, "README.md", "exec", dont_inherit=True), namespace)
     op = namespace["Median"].model_validate({"op": "median", "models": ["a", "b", "c"]})
     a, b, c = (torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
     expected = torch.stack([a, b, c]).sort(dim=0).values[1]
