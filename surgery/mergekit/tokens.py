@@ -91,7 +91,7 @@ def _differences(
         yield f"without `base_model` mergekit begins from the tokenizer of any model, here it is that of {role}"
     if file.base_model is not None and file.base_model != start:
         yield f"the output has the config of {role}, in mergekit that of `{roles[file.base_model]}`"
-    yield "rows beyond the tokens (padding) are kept, mergekit removes them"
+    yield f"rows beyond the tokens (padding) stay as in {role}, mergekit removes them"
     if union:
         yield "ordinary entries of other vocabularies are added as such, in mergekit as added tokens, found in any text"
     if len(roles) > 2 and (union or not base):
