@@ -93,7 +93,10 @@ def _differences(
         yield f"the output has the config of {role}, in mergekit that of `{roles[file.base_model]}`"
     yield f"rows beyond the tokens (padding) stay as in {role}, mergekit removes them"
     if union:
-        yield "ordinary entries of other vocabularies are added as such, in mergekit as added tokens, found in any text"
+        yield (
+            "tokens of other vocabularies follow by model and id, entries as entries; in mergekit in another order, "
+            "and entries as added tokens, which are found in any text"
+        )
     if len(roles) > 2 and (union or not base):
         lacking = f"a token that {role} lacks, too," if base else "a token"
         lender = "the first model that has it" if base else f"{role}, or else of the first model that has it"

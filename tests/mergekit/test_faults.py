@@ -204,8 +204,8 @@ FAULTS = {
         TIES + "tokenizer: {source: math}\n",
         [
             (
-                "merge.yml:8 tokenizer.source: `math` is not supported here: a model without one of its tokens has the row "
-                "of the base model `base` in mergekit, and would have that of `math`; write `base` or `union`"
+                "merge.yml:8 tokenizer.source: `math` is not supported here: a model without one of its tokens has the "
+                "row of the base model `base` in mergekit, and would have that of `math`; write `base` or `union`"
             )
         ],
     ),
@@ -213,8 +213,9 @@ FAULTS = {
         SLICES.replace("slices:\n", "slices:\n" + OF_B) + "tokenizer_source: base\n",
         [
             (
-                "merge.yml:10 tokenizer_source: `base` is not supported here: a model without one of its tokens has the "
-                "row of the base model `b` in mergekit, and would have that of `a`; make `b` the `base_model` of the file"
+                "merge.yml:10 tokenizer_source: `base` is not supported here: a model without one of its tokens has "
+                "the row of the base model `b` in mergekit, and would have that of `a`; make `b` the `base_model` of "
+                "the file"
             )
         ],
     ),
