@@ -39,7 +39,8 @@ class Conflicts:
         faults = []
         for (place, _), (message, names) in sorted(self._found.items(), key=lambda item: _rank(item[0][0])):
             more = f" ({len(names)} tensors in all)" if len(names) > 1 else ""
-            where = f"{self._recipe.origin} output" if place == ("output",) else self._recipe.place(place)
+            ours = place == ("output",) and not self._recipe.named  # a mergekit file has no section of that name
+            where = f"{self._recipe.origin} output" if ours else self._recipe.place(place)
             faults.append(Fault(where, message + more))
         if faults:
             raise PlanError(faults)

@@ -1,7 +1,8 @@
 """Recipe files of mergekit (0.1.5): read, checked, and converted to recipes of ours.
 
 `merge_file` is their format, `methods` the table of merge methods with their parameters, `settings` what a parameter
-is set to, `conversion` makes the recipe, `text` writes it down. Sources: mergekit's documentation and its behaviour.
+is set to, `tokens` whose tokens the output has, `conversion` makes the recipe, `text` writes it down. Sources:
+mergekit's documentation and its behaviour.
 """
 
 from surgery.mergekit.conversion import convert, is_merge_file

@@ -19,6 +19,7 @@ from surgery.mergekit.names import roles as roles_of
 from surgery.mergekit.slices import moved_filters, slices_of, steps_of, wrong_lengths
 from surgery.mergekit.step import Step, make_step
 from surgery.mergekit.text import recipe_text
+from surgery.mergekit.tokens import tokens_of
 from surgery.source import Mistake, Path, Source
 from surgery.wording import show, suggestion
 from surgery.yaml_source import USED_TWICE
@@ -90,6 +91,8 @@ class _Conversion:
         models = dict.fromkeys(member.model for group in self.groups for member in group.members)
         ordered = list(models) if file.base_model is None else list(dict.fromkeys([file.base_model, *models]))
         self.roles = dict(zip(ordered, roles_of(ordered), strict=True))
+        self.tokens = tokens_of(file, self.groups, self.roles)
+        self.mistakes += self.tokens.mistakes
 
     def _groups(self) -> list[Group]:
         if not self.file.slices:
@@ -100,7 +103,7 @@ class _Conversion:
 
     def _steps(self) -> list[tuple[Group, Step]]:
         if self.file.slices:
-            start = next(iter(self.roles.values()))
+            start = self.roles[self.tokens.start]
             return steps_of(self.name, self.method, self.groups, self.roles, start)
         return [(group, make_step(self.name, self.method, group, self.roles)) for group in self.groups]
 
@@ -109,7 +112,6 @@ class _Conversion:
         steps = self._steps()
         self.mistakes += [mistake for _, step in steps for mistake in step.mistakes]
         self._check_names()
-        self._check_tokenizer()
         if self.mistakes:
             raise RecipeError(self.read.faults({(m.path, m.message): m for m in self.mistakes}.values()))
         self._note_differences()
@@ -137,17 +139,18 @@ class _Conversion:
         data["models"] = roles
         if self.file.slices:
             data["slices"] = slices_of(self.groups, self.roles)
-        data["start"] = roles[0]
+        data["start"] = self.roles[self.tokens.start]
         if steps:
             data["steps"] = [step.data for _, step in steps]
-        dtype = self.file.out_dtype or self.file.dtype
-        if dtype is not None:
-            data["output"] = {"dtype": dtype}
+        output = {"dtype": self.file.out_dtype or self.file.dtype, "vocabulary": self.tokens.vocabulary}
+        if any(output.values()):
+            data["output"] = {key: value for key, value in output.items() if value is not None}
         return data
 
     def _places(self, steps: Sequence[tuple[Group, Step]]) -> dict[Path, Path]:
         places: dict[Path, Path] = {("name",): ("name",) if self.file.name else ()}
         places["slices",] = ("slices",)
+        places.update(dict.fromkeys([("start",), ("output",), ("output", "vocabulary")], self.tokens.place))
         places["output", "dtype"] = ("out_dtype",) if self.file.out_dtype else ("dtype",)
         for i, (group, step) in enumerate(steps):
             places["steps", i] = group.place
@@ -194,23 +197,9 @@ class _Conversion:
             return "no effect for the base model, in mergekit either"
         return None
 
-    def _check_tokenizer(self) -> None:
-        section = self.file.tokenizer
-        asked = self.file.tokenizer_source if section is None else section.source
-        place: Path = ("tokenizer_source",) if section is None else ("tokenizer", "source")
-        if section is not None and self.file.tokenizer_source is not None:
-            self.mistakes.append(Mistake(("tokenizer_source",), "found `tokenizer`, too; keep one of them"))
-        if asked is None or not self.roles:
-            return
-        start = next(iter(self.roles))
-        if asked in ("base", start):
-            self.notes[place] = f"the models must have the tokenizer of {show(start)}: embeddings are not rearranged"
-        else:
-            same = "with one tokenizer for all models the result is the same"
-            message = f"{show(asked)} is not supported; write `base`, for that of {show(start)}: {same}"
-            self.mistakes.append(Mistake(place, message))
-
     def _note_differences(self) -> None:
+        if self.tokens.notes:
+            self.notes[self.tokens.place] = "; ".join(self.tokens.notes)
         if self.file.dtype in ("bfloat16", "float16") and self.name not in EXACT:
             self.notes["dtype",] = (
                 f"mergekit also computes in {self.file.dtype}; here that is done in float32, and rounded once"
@@ -228,5 +217,9 @@ def _recipe_name(text: str) -> str:
 
 def _shown(model: str) -> str:
     """A model as the text names it; of an absolute path, which is nobody else's business, the last part."""
-    absolute = model.startswith(("/", "~")) or PureWindowsPath(model).is_absolute()
-    return PureWindowsPath(model).name if absolute else model
+    return "+".join(map(_last_if_absolute, model.split("+")))
+
+
+def _last_if_absolute(path: str) -> str:
+    absolute = path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute()
+    return PureWindowsPath(path).name if absolute else path

@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from surgery.mergekit.settings import SettingField
-from surgery.wording import show
+from surgery.wording import quoted, show
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
 
 def _reference(value: object) -> str:
-    """A model as `surgery` names it: a path, or a hub id with its revision. Raises ValueError."""
-    if isinstance(value, Mapping):
-        value = _spelt_out(value)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"found {show(value)}; expected a directory or a hub id `org/name[@revision]`")
-    if "+" in value:
-        raise ValueError(
-            f"{show(value)} adds a LoRA adapter, which is not supported; merge it into its model first, with "
-            "`PeftModel.from_pretrained(base, ADAPTER).merge_and_unload()` of peft, and name the result"
-        )
-    if value.count("@") > 1:
-        raise ValueError(f"found {show(value)}; expected one `@`, before the revision")
-    return value
+    """A model as `surgery` names it: a path, or a hub id with its revision; a LoRA adapter, named likewise, after `+`.
+
+    Raises ValueError.
+    """
+    text = _spelt_out(value) if isinstance(value, Mapping) else value
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"found {show(text)}; expected a directory or a hub id `org/name[@revision]`")
+    parts = text.split("+")
+    if len(parts) > 2 or not all(part.strip() for part in parts):
+        raise ValueError(f"found {show(text)}; expected `MODEL`, or `MODEL+ADAPTER` for a model with a LoRA adapter")
+    if any(part.count("@") > 1 for part in parts):
+        raise ValueError(f"found {show(text)}; expected one `@`, before the revision")
+    return text
 
 
 def _spelt_out(value: Mapping[str, Any]) -> str:
-    """`{model: {path: ..., revision: ...}}` as one text. Raises ValueError."""
-    for key, fault in (("lora", "LoRA adapters are not supported"), ("override_architecture", "it is not supported")):
-        if value.get(key) is not None:
-            raise ValueError(f"found `{key}`; {fault}: remove it")
-    inner = value.get("model")
-    known: tuple[str, ...] = ("model", "lora", "override_architecture")
-    if isinstance(inner, Mapping):
-        known, value = ("path", "revision"), inner
-        revision = inner.get("revision")
-        inner = inner.get("path") if revision is None else f"{inner.get('path')}@{revision}"
-    unknown = [key for key in value if key not in known]
-    if unknown or not isinstance(inner, str):
-        raise ValueError(f"found {show(unknown[0] if unknown else inner)}; expected `path` and `revision` of a model")
-    return inner
+    """`{model: ..., lora: ...}` as one text. Raises ValueError."""
+    if value.get("override_architecture") is not None:
+        raise ValueError("found `override_architecture`; it is not supported: remove it")
+    _check_keys(value, ("model", "lora", "override_architecture"))
+    adapter = value.get("lora")
+    return "+".join(_located(each) for each in [value.get("model"), *([] if adapter is None else [adapter])])
+
+
+def _located(value: object) -> str:
+    """`path@revision`, which may be spelt out, too: `{path: ..., revision: ...}`. Raises ValueError."""
+    if not isinstance(value, Mapping):
+        found = value
+    else:
+        _check_keys(value, ("path", "revision"))
+        found, revision = value.get("path"), value.get("revision")
+        if revision is not None and isinstance(found, str):
+            found = f"{found}@{revision}"
+    if not isinstance(found, str):
+        raise ValueError(f"found {show(found)}; expected `path` and `revision` of a model or of an adapter")
+    return found
+
+
+def _check_keys(value: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = next((key for key in value if key not in known), None)
+    if unknown is not None:
+        raise ValueError(f"found {show(unknown)}; expected {quoted(known)}")
 
 
 def _refused(advice: str) -> BeforeValidator:
@@ -108,7 +120,9 @@ class Tokenizer(_Part):
     tokens: Annotated[
         None, _refused("tokens cannot be added or changed; remove it, and change the tokenizer afterwards")
     ] = None
-    pad_to_multiple_of: Annotated[None, _refused("embeddings keep their rows; remove it, and pad afterwards")] = None
+    pad_to_multiple_of: Annotated[
+        None, _refused("embeddings have a row for each token; remove it, and pad afterwards")
+    ] = None
 
 
 class MergeFile(_Part):

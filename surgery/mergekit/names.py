@@ -12,7 +12,7 @@ LONGEST = 40  # characters; longer names make recipes hard to read
 
 
 def roles(models: Sequence[str]) -> list[str]:
-    """A role for each of these paths or hub ids, in order: the last part of its name.
+    """A role for each of these paths or hub ids, in order: the last part of its name, or of its adapter's.
 
     Where two are alike the part before it is added; where that does not tell them apart, a number.
     """
@@ -28,7 +28,7 @@ def roles(models: Sequence[str]) -> list[str]:
 
 
 def _role(model: str, parts: int) -> str:
-    path = model.partition("@")[0]
+    path = model.rpartition("+")[2].partition("@")[0]
     kept = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..", "~")][-parts:]
     text = re.sub(r"[^A-Za-z0-9_]+", "-", "-".join(kept)).strip("-")[:LONGEST].rstrip("-")
     return text if text[:1].isalpha() else f"model-{text}".rstrip("-")

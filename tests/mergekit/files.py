@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from surgery.ops import OPS
-from surgery.recipe import Recipe
-
 LINEAR = """\
 models:
   - model: MODELS/sft
@@ -143,6 +140,7 @@ merge_method: breadcrumbs
 base_model: MODELS/base
 parameters:
   density: 0.85
+tokenizer_source: union
 """
 DELLA = """\
 models:
@@ -173,6 +171,8 @@ base_model: MODELS/base
 parameters:
   nuslerp_flatten: false
   nuslerp_row_wise: true
+tokenizer:
+  source: union
 """
 
 FILES: dict[str, tuple[str, dict[str, Any]]] = {  # each with its steps and what it says of output and slices
@@ -237,7 +237,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {  # each with its steps and what
                 }
             ],
             "start": "base",
-            "output": {"dtype": "bfloat16"},
+            "output": {"dtype": "bfloat16", "vocabulary": "start"},
         },
     ),
     "task_arithmetic": (
@@ -261,6 +261,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {  # each with its steps and what
         {
             "steps": [{"op": "model_stock", "base": "base", "models": ["sft", "math", "code"], "filter_wise": True}],
             "start": "base",
+            "output": {"vocabulary": "start"},
         },
     ),
     "frankenmerge": (
@@ -292,6 +293,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {  # each with its steps and what
                 }
             ],
             "start": "base",
+            "output": {"vocabulary": "union"},
         },
     ),
     "della": (
@@ -326,12 +328,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {  # each with its steps and what
                 }
             ],
             "start": "base",
+            "output": {"vocabulary": "union"},
         },
     ),
 }
-
-
-def loadable(kind: str) -> bool:
-    """Whether the operations and the sections that a file becomes exist."""
-    data = FILES[kind][1]
-    return all(step["op"] in OPS for step in data["steps"]) and data.keys() <= Recipe.model_fields.keys()

@@ -42,6 +42,11 @@ merge_method: slerp
 parameters: {t: 0.5}
 """
 
+OF_B = """\
+  - base_model: b
+    sources: [{model: b, layer_range: [0, 1]}, {model: c, layer_range: [0, 1]}]
+"""
+
 FAULTS = {
     "unknown method": (
         TIES.replace("ties", "tie"),
@@ -138,13 +143,25 @@ FAULTS = {
         ["merge.yml:3 merge_method: `slerp` found 2 models beside the base model; expected 1 model"],
     ),
     "twice": (TIES.replace("math", "sft"), ["merge.yml:4 models[1]: `sft` is listed twice; keep one"]),
-    "LoRA": (
-        TIES.replace("model: math", "model: base+org/adapter"),
-        ["merge.yml:4 models[1].model: `base+org/adapter` adds a LoRA adapter, which is not supported; merge it"],
+    "two adapters": (
+        TIES.replace("model: math", "model: base+one+two"),
+        ["merge.yml:4 models[1].model: found `base+one+two`; expected `MODEL`, or `MODEL+ADAPTER` for a model with"],
     ),
-    "LoRA, spelt out": (
-        TIES.replace("model: math", "model: {model: base, lora: org/adapter}"),
-        ["merge.yml:4 models[1].model: found `lora`; LoRA adapters are not supported: remove it"],
+    "no adapter": (
+        TIES.replace("model: math", "model: base+"),
+        ["merge.yml:4 models[1].model: found `base+`; expected `MODEL`, or `MODEL+ADAPTER` for a model with a LoRA"],
+    ),
+    "an adapter in another place": (
+        TIES.replace("model: math", "model: {model: {path: base, lora: a}}"),
+        ["merge.yml:4 models[1].model: found `lora`; expected `path`, `revision`"],
+    ),
+    "an adapter that is no text": (
+        TIES.replace("model: math", "model: {model: base, lora: {revision: a}}"),
+        ["merge.yml:4 models[1].model: found nothing; expected `path` and `revision` of a model or of an adapter"],
+    ),
+    "an adapter twice": (
+        TIES.replace("model: sft", "model: {model: base, lora: a}").replace("model: math", "model: base+a"),
+        ["merge.yml:4 models[1]: `base+a` is listed twice; keep one"],
     ),
     "another architecture": (
         TIES.replace("model: math", "model: {model: base, override_architecture: LlamaForCausalLM}"),
@@ -157,6 +174,10 @@ FAULTS = {
     "two revisions": (
         TIES.replace("model: math", "model: a@b@c"),
         ["merge.yml:4 models[1].model: found `a@b@c`; expected one"],
+    ),
+    "two revisions of an adapter": (
+        TIES.replace("model: math", "model: a@b+c@d@e"),
+        ["merge.yml:4 models[1].model: found `a@b+c@d@e`; expected one"],
     ),
     "modules": (
         "merge_method: linear\nmodules: {text: {models: [{model: a}]}}\n",
@@ -175,20 +196,39 @@ FAULTS = {
         TIES + "chat_template: chatml\n",
         ["merge.yml:8 chat_template: not supported: the output has the chat template of its tokenizer; remove it"],
     ),
-    "tokenizer": (
-        TIES + "tokenizer_source: union\n",
-        ["merge.yml:8 tokenizer_source: `union` is not supported; write `base`, for that of `base`: with one"],
+    "the tokenizer of no model": (
+        TIES + "tokenizer_source: org/other\n",
+        ["merge.yml:8 tokenizer_source: `org/other` is not among the models, so no embedding has its tokens; expected"],
+    ),
+    "the tokenizer of another model than the base": (
+        TIES + "tokenizer: {source: math}\n",
+        [
+            (
+                "merge.yml:8 tokenizer.source: `math` is not supported here: a model without one of its tokens has the "
+                "row of the base model `base` in mergekit, and would have that of `math`; write `base` or `union`"
+            )
+        ],
+    ),
+    "the tokens of another base than that of a slice": (
+        SLICES.replace("slices:\n", "slices:\n" + OF_B) + "tokenizer_source: base\n",
+        [
+            (
+                "merge.yml:10 tokenizer_source: `base` is not supported here: a model without one of its tokens has "
+                "the row of the base model `b` in mergekit, and would have that of `a`; make `b` the `base_model` of "
+                "the file"
+            )
+        ],
     ),
     "section tokenizer": (
         TIES + "tokenizer:\n  tokens: {<s>: {source: sft}}\n  pad_to_multiple_of: 8\n",
         [
             "merge.yml:9 tokenizer.tokens: not supported: tokens cannot be added or changed",
-            "merge.yml:10 tokenizer.pad_to_multiple_of: not supported: embeddings keep their rows",
+            "merge.yml:10 tokenizer.pad_to_multiple_of: not supported: embeddings have a row for each token; remove",
         ],
     ),
-    "section tokenizer without a source": (
-        TIES + "tokenizer: {}\n",
-        ["merge.yml:8 tokenizer.source: `union` is not supported"],
+    "a tokenizer of nothing": (
+        TIES + "tokenizer: {source: }\n",
+        ["merge.yml:8 tokenizer.source: found nothing; expected a directory or a hub id"],
     ),
     "two tokenizers": (
         TIES + "tokenizer_source: base\ntokenizer: {source: base}\n",
@@ -254,7 +294,7 @@ FAULTS = {
             "merge.yml:4 models[1]: `weight` of `math` is missing",
             "merge.yml:5 models[1].parameters.wait: unknown parameter `wait`",
             "merge.yml:8 parameters.normalize: found `maybe`",
-            "merge.yml:9 tokenizer_source: `sft` is not supported",
+            "merge.yml:9 tokenizer_source: `sft` is not supported here",
         ],
     ),
 }

@@ -16,8 +16,9 @@ from torch import Tensor
 import surgery
 from surgery.errors import PlanError
 from tests.commands import Run
-from tests.mergekit.files import FILES, FRANKENMERGE, LINEAR, SLERP_OF_MODELS, loadable
+from tests.mergekit.files import FILES, FRANKENMERGE, LINEAR, SLERP_OF_MODELS
 from tests.pairs import LLAMA_CONFIG, llama, near, read, write
+from tests.tiny_tokenizers import save, words
 
 LAYERS = 4
 Tensors = Mapping[str, Tensor]
@@ -25,13 +26,15 @@ Tensors = Mapping[str, Tensor]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base, and three models that were made from it, of four layers, in float32."""
+    """base, and three models that were made from it, of four layers, in float32, with one tokenizer."""
     root = tmp_path_factory.mktemp("models")
     base = llama(dtype=torch.float32, layers=LAYERS)
     config = {**LLAMA_CONFIG, "num_hidden_layers": LAYERS}
     write(root / "base", base, config=config)
     for seed, name in enumerate(("sft", "math", "code")):
         write(root / name, near(base, seed=seed + 1), config=config)
+    for path in root.iterdir():
+        save(words([f"word{i}" for i in range(20)]), path)
     return root
 
 
@@ -141,7 +144,7 @@ KINDS = ("linear", "slerp", "ties", "task_arithmetic", "model_stock", "breadcrum
 TOLERANCES = {"float16": 1e-3, "bfloat16": 8e-3, None: 2e-6}  # the rounding of the output's dtype
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if loadable(kind)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_files(kind: str, models: Path, file: Callable[[str], Path], tmp_path: Path):
     """Each tensor is what the documentation says, in the dtype that the file names."""
     surgery.apply(file(FILES[kind][0]), (), tmp_path / "out")
@@ -151,7 +154,7 @@ def test_kinds_of_files(kind: str, models: Path, file: Callable[[str], Path], tm
     assert {tensor.dtype for tensor in read(tmp_path / "out").values()} == {getattr(torch, dtype or "float32")}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ("dare_ties", "della") if loadable(kind)])
+@pytest.mark.parametrize("kind", ["dare_ties", "della"])
 def test_random_kinds(kind: str, models: Path, file: Callable[[str], Path], tmp_path: Path):
     """The same bytes in each run; where nothing is dropped they are those of election and sum."""
     for out in ("one", "two"):
@@ -173,10 +176,9 @@ def test_random_kinds(kind: str, models: Path, file: Callable[[str], Path], tmp_
     check(tmp_path / "all", everything, 1e-6)
 
 
-@pytest.mark.parametrize("text", [FRANKENMERGE] if loadable("frankenmerge") else [])
-def test_frankenmerge(text: str, models: Path, file: Callable[[str], Path], tmp_path: Path):
+def test_frankenmerge(models: Path, file: Callable[[str], Path], tmp_path: Path):
     """Layers of one model after those of another; the embedding of the first slice, norm and head of the last."""
-    surgery.apply(file(text), (), tmp_path / "out")
+    surgery.apply(file(FRANKENMERGE), (), tmp_path / "out")
     base, sft = (read(models / name) for name in ("base", "sft"))
     out = read(tmp_path / "out")
     assert len(out) == 6 * 9 + 3
@@ -203,10 +205,9 @@ base_model: MODELS/base
 """
 
 
-@pytest.mark.parametrize("text", [STACKED] if loadable("frankenmerge") else [])
-def test_gradients_run_over_each_slice(text: str, models: Path, file: Callable[[str], Path], tmp_path: Path):
+def test_gradients_run_over_each_slice(models: Path, file: Callable[[str], Path], tmp_path: Path):
     """From its first to its last layer; the embedding has the first slice's t at 0, norm and head the last one's."""
-    surgery.apply(file(text), (), tmp_path / "out")
+    surgery.apply(file(STACKED), (), tmp_path / "out")
     of = doubles(models)
     sources = [(0, 1), (1, 2), (1, 1), (2, 2), (3, 3)]  # layers of base and of sft
     of_mlp = [0.1, 0.9, 0.3, 0.5, 0.7]
