@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 class _Dare(SparseTaskVectorSum):
+    rescaling: ClassVar[int] = 0
+
     seed: int = Field(default=0, ge=0, description="what the random choice of entries depends on")
-    rescale: bool = Field(default=True, description="keep the L1 norm of each task vector")
+    rescale: bool = Field(default=True, description="divide what is kept by `density`")
 
     def sparsifiers(self, whole: Whole) -> list[Sparsifier]:
         from surgery.ops.random_drop import drop
@@ -26,14 +28,17 @@ class _Dare(SparseTaskVectorSum):
             for role, density in zip(self.models, self.density, strict=True)
         ]
 
+    def scales(self, whole: Whole, sparsifiers: list[Sparsifier]) -> list[float]:  # noqa: ARG002 - nothing is measured
+        return [1 / density if density else 1.0 for density in self.density]
+
 
 class DareLinear(_Dare):
     """W' = b + lambda sum_i w_i v_i, v_i being the task vector d_i of which each entry is kept with the probability
-    `density`, rescaled.
+    `density`, and divided by it with `rescale`.
 
-    The paper divides by `density`; here, as in mergekit, the scale is |d_i|_1 over the norm of what was kept, which is
-    the same in expectation, and exact for the tensor at hand. What is kept depends on `seed`, role and tensor alone.
-    Source: Yu et al. 2024, Language models are super Mario, arXiv 2311.03099, section 3.
+    mergekit's scale is |d_i|_1 over the norm of what was kept, the same up to the luck of the draw; the paper's needs no
+    look at the whole. What is kept depends on `seed`, role and tensor alone. Source: Yu et al. 2024, Language models
+    are super Mario, arXiv 2311.03099, section 3.
     """
 
     op: Literal["dare_linear"]

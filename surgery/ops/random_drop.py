@@ -19,5 +19,4 @@ def drop(density: float, uniform: Uniform) -> Sparsifier:
         return everything
     if density <= 0:
         return nothing
-
-    return lambda d, first: d * uniform.at(first, d.shape, d.device).lt_(density)
+    return lambda d, first: d * uniform.below(density, first, d.shape, d.device)

@@ -84,6 +84,7 @@ class SparseTaskVectorSum(TaskVectorSum):
     """
 
     measuring: ClassVar[int] = 0  # the passes in which `sparsifiers` measures
+    rescaling: ClassVar[int] = 1  # those in which `scales` does
 
     density: Annotated[PerModel, each_within(0, 1)] = Field(
         default=1.0, validate_default=True, description="the share of entries that is kept, one number a model"
@@ -93,6 +94,12 @@ class SparseTaskVectorSum(TaskVectorSum):
     def sparsifiers(self, whole: Whole) -> list[Sparsifier]:
         """What makes each of the task vectors sparse, in the order of `models`."""
         raise NotImplementedError
+
+    def scales(self, whole: Whole, sparsifiers: list[Sparsifier]) -> list[float]:
+        """What makes up for the entries that were dropped, with `rescale`."""
+        from surgery.ops.sparsifier import rescaling
+
+        return rescaling(whole, self.vectors, sparsifiers)
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         counts = COUNTS_BYTES * (len(self.models) + 1) if self.measuring else 0
@@ -105,15 +112,13 @@ class SparseTaskVectorSum(TaskVectorSum):
 
     @property
     def passes(self) -> int:
-        return 1 if self.dense else self.measuring + int(self.rescale) + 1
+        return 1 if self.dense else self.measuring + (self.rescaling if self.rescale else 0) + 1
 
     def prepare(self, whole: Whole) -> Edit:
-        from surgery.ops.sparsifier import rescaling
-
         if self.dense:
             return super().prepare(whole)
         sparsifiers = self.sparsifiers(whole)
-        scales = rescaling(whole, self.vectors, sparsifiers) if self.rescale else [1.0] * len(sparsifiers)
+        scales = self.scales(whole, sparsifiers) if self.rescale else [1.0] * len(sparsifiers)
 
         def edit(piece: Piece) -> Tensor:
             b, vectors = self.task_vectors(piece)

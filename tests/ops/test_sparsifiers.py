@@ -92,7 +92,7 @@ def test_probabilities_of_magprune(dtype: torch.dtype):
         ("ties", {"density": 0.5}, 3),
         ("ties", {"density": [1, 1, 0.5], "rescale": True}, 4),
         ("breadcrumbs", {"density": 0.5}, 3),
-        ("dare_ties", {"density": 0.5}, 2),
+        ("dare_ties", {"density": 0.5}, 1),
         ("della", {"density": 0.5, "rescale": False}, 1),
         ("sce", {"select_topk": 0.5}, 4),
         ("ramplus_tl", {}, 2),

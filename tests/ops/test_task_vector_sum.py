@@ -90,7 +90,8 @@ def test_equals_the_formula(name: str, weights: list[float], rescale: bool, norm
     for role, density in zip(MODELS, densities, strict=True):
         v = task_vector(role)
         sparse = REFERENCES[name](role, v, density)
-        vectors.append(sparse * (v.abs().sum() / sparse.abs().sum()) if rescale else sparse)
+        scale = 1 / density if name.startswith("dare") else v.abs().sum() / sparse.abs().sum()
+        vectors.append(sparse * scale if rescale else sparse)
     found = made(
         name,
         weights=weights,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from blake3 import blake3
 from hypothesis import given
@@ -53,3 +54,12 @@ def test_distribution():
     counts = torch.histc(ALL, 64, 0, 1)
     expected = MANY / 64
     assert float((counts - expected).abs().max()) < 5 * math.sqrt(expected * (1 - 1 / 64))
+
+
+@pytest.mark.parametrize("probability", [0.0, 1e-9, 0.3, 0.5, 1 - 2**-24, 1.0])
+def test_below(probability: float):
+    """It is the comparison with the numbers, at any offset, bit for bit."""
+    uniform = Uniform(1, "sft", "x")
+    numbers = uniform.at(13, (50, 20), torch.device("cpu"))
+    expected = (numbers.double() < probability).float()
+    assert torch.equal(uniform.below(probability, 13, (50, 20), torch.device("cpu")), expected)
