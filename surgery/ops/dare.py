@@ -36,9 +36,9 @@ class DareLinear(_Dare):
     """W' = b + lambda sum_i w_i v_i, v_i being the task vector d_i of which each entry is kept with the probability
     `density`, and divided by it with `rescale`.
 
-    mergekit's scale is |d_i|_1 over the norm of what was kept, the same up to the luck of the draw; the paper's needs no
-    look at the whole. What is kept depends on `seed`, role and tensor alone. Source: Yu et al. 2024, Language models
-    are super Mario, arXiv 2311.03099, section 3.
+    mergekit's scale is |d_i|_1 over the norm of what was kept, the same up to the luck of the draw; the paper's needs
+    no look at the whole. What is kept depends on `seed`, role and tensor alone. Source: Yu et al. 2024, Language
+    models are super Mario, arXiv 2311.03099, section 3.
     """
 
     op: Literal["dare_linear"]
