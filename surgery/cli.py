@@ -17,9 +17,12 @@ from surgery.extraction.cli import extract_lora
 from surgery.options import (
     cache_option,
     device_option,
+    durable_option,
+    fresh_option,
     json_option,
     memory_option,
     name_values,
+    overwrite_option,
     print_json,
     workers_option,
 )
@@ -76,9 +79,9 @@ def cli() -> None:
 @memory_option
 @device_option
 @cache_option
-@click.option("--overwrite", is_flag=True, help="Replace an existing OUT, once the new one is complete.")
-@click.option("--fresh", is_flag=True, help="Drop what an interrupted run left, and start over.")
-@click.option("--durable", is_flag=True, help="Wait until the disk holds everything (against power failures).")
+@overwrite_option
+@fresh_option
+@durable_option
 @json_option
 def apply(
     recipe: str,

@@ -34,6 +34,50 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class Rank(click.ParamType[str]):
+    """A count or a percentage of directions, at least one; the text as it was typed."""
+
+    name = "rank"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from surgery.quantity import Quantity
+
+        try:
+            rank = Quantity.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if rank.of(1) == 0:
+            self.fail(f"found `{value}`; expected at least 1 direction", param, ctx)
+        return value
+
+
+class Layers(click.ParamType[str]):
+    """Layers of a stack, as recipes write them; the text as it was typed."""
+
+    name = "layers"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from surgery.layers import LayerRange
+
+        try:
+            LayerRange.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+layers_option = click.option("--layers", type=Layers(), metavar="LAYERS", help="Only these: 0-9, first 25%, last 4.")
+tensors_option = click.option(
+    "--tensors", multiple=True, metavar="NAME", help="Only this group (attention, mlp, ...) or glob; repeat."
+)
+exclude_option = click.option("--exclude", multiple=True, metavar="NAME", help="Leave out this group or glob; repeat.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace an existing OUT, once the new one is complete."
+)
+fresh_option = click.option("--fresh", is_flag=True, help="Drop what an interrupted run left, and start over.")
+durable_option = click.option(
+    "--durable", is_flag=True, help="Wait until the disk holds everything (against power failures)."
+)
 workers_option = click.option(
     "--workers", type=click.IntRange(1, 1024), help="Tensors at a time. Default: the processors. Same bytes for any."
 )

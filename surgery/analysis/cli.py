@@ -7,39 +7,18 @@ from pathlib import Path
 import click
 
 from surgery.options import (
+    Rank,
     cache_option,
     device_option,
+    exclude_option,
+    fresh_option,
     json_option,
+    layers_option,
     memory_option,
     print_json,
+    tensors_option,
     workers_option,
 )
-
-
-def _quantities(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """The ranks, found to be ranks."""
-    from surgery.quantity import Quantity
-
-    for value in values:
-        try:
-            rank = Quantity.parse(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error), ctx, param) from error
-        if rank.of(1) == 0:
-            raise click.BadParameter(f"found `{value}`; expected at least 1 direction", ctx, param)
-    return values
-
-
-def _layer_range(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """The layers, found to be some."""
-    from surgery.layers import LayerRange
-
-    if value is not None:
-        try:
-            LayerRange.parse(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error), ctx, param) from error
-    return value
 
 
 @click.command()
@@ -48,19 +27,19 @@ def _layer_range(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.argument("third", required=False)
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Write report, figures and tables there.")
 @click.option(
-    "--rank", "ranks", multiple=True, metavar="R", callback=_quantities,
+    "--rank", "ranks", multiple=True, metavar="R", type=Rank(),
     help="Compare leading subspaces of this rank: 768, 20%. Repeat for several; the first is the main one.",
 )  # fmt: skip
-@click.option("--layers", metavar="LAYERS", callback=_layer_range, help="Only these: 0-9, first 25%, last 4.")
-@click.option("--tensors", multiple=True, metavar="NAME", help="Only this group (attention, mlp, ...) or glob; repeat.")
-@click.option("--exclude", multiple=True, metavar="NAME", help="Leave out this group or glob; repeat.")
+@layers_option
+@tensors_option
+@exclude_option
 @click.option("--quick", is_flag=True, help="Compute the leading 5 % alone (or --rank): several times faster.")
 @workers_option
 @memory_option
 @device_option
 @cache_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing DIR, once the new one is complete.")
-@click.option("--fresh", is_flag=True, help="Drop what an interrupted run left, and start over.")
+@fresh_option
 @json_option
 def diff(
     base: str,
