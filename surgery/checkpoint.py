@@ -126,12 +126,12 @@ def _with_adapter(base: Checkpoint, source: str) -> Checkpoint:
     root, commit = (path, None) if parsed is None else hub.fetch(*parsed, adapter=True)
     adapter = open_adapter(root, source, len(base.adapters) + 1, parsed and parsed[0], commit)
     anatomy = base.anatomy
-    stored_twice = (anatomy.embedding, anatomy.head) if base.tied and anatomy.embedding and anatomy.head else None
+    tied = (anatomy.embedding, anatomy.head) if base.tied and anatomy.embedding else None
     shard = Shard(adapter.file, adapter.path, adapter.header.size, adapter.header.mtime_ns, adapter.header.metadata)
     notes = _doubts(base, adapter)
     return replace(
         base,
-        tensors=lay_over(base.tensors, adapter, stored_twice),
+        tensors=lay_over(base.tensors, adapter, tied),
         shards=(*base.shards, shard),
         adapters=(*base.adapters, adapter),
         notes=(*base.notes, *notes),

@@ -119,6 +119,8 @@ def apply(
         print_json({"out": str(applied.out), "resumed": applied.resumed, **_plan_json(applied.plan)})
     else:
         print_applied(applied)
+        for remark in applied.plan.remarks:
+            click.echo(f"note: {remark}", err=True)
 
 
 @cli.command()

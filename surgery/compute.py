@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 import torch
@@ -51,19 +52,19 @@ def make_tensors(
     making = [_Making(part, writers[part.output]) for part in parts]
     needed = [each for each in job.inputs if any(each in part.inputs for part in parts)]
     elements = prod(job.piece_shape)
-    operands = [_operand(each, readers, elements, device, double=job.double) for each in needed]
+    operands = {each: _operand(each, readers, elements, device, double=job.double) for each in needed}
 
-    def read() -> Iterator[_Read]:
+    def read(wanted: Collection[Input]) -> Iterator[_Read]:
         for first, shape in _pieces(job):
             if stopping():
                 raise Stopped
-            pieces = {each: operand.load(first, shape) for each, operand in zip(needed, operands, strict=True)}
+            pieces = {each: operands[each].load(first, shape) for each in wanted}
             yield first, pieces, Shared(decomposer, [(piece, job.sizes.get(each)) for each, piece in pieces.items()])
 
     for each in making:
         with _told(each, writers):
-            each.prepare(read)
-    for pieces in read():
+            each.prepare(partial(read, dict.fromkeys(each.part.inputs)))
+    for pieces in read(needed):
         for each in making:
             if stopping():
                 raise Stopped
@@ -128,7 +129,7 @@ class _Making:
                         yield self._edited(own, before)
 
             with self._naming():
-                self._edits.append(op.prepare(Whole(slot.name, slot.shape, pieces)))
+                self._edits.append(op.prepare(Whole(self.part.tensor.known_as or slot.name, slot.shape, pieces)))
 
     def add(self, read: _Read) -> None:
         """Make the next piece."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from surgery import bundled
 from surgery.errors import Fault, RecipeError
 from surgery.mapping_source import read_mapping
+from surgery.ops import OPS
 from surgery.source import Mistake, Source
 from surgery.validation import mistakes
 from surgery.wording import did_you_mean, quoted, show
@@ -70,6 +71,8 @@ def _unreadable(source: str, error: OSError | ValueError, noun: str, known: list
     if isinstance(error, FileNotFoundError):
         near = did_you_mean(source, [*known, *map(str, Path(source).parent.glob("*.y*ml"))])
         hint = f"did you mean `{near}`?" if near else f"bundled {noun}s: {quoted(known)}"
+        if source in OPS:
+            hint = f"`{source}` is an operation, for a recipe's `steps`: see README, section Operations"
         return f"found neither a file nor a bundled {noun} {show(source)}; {hint}"
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return f"the {noun} {show(source)} cannot be read: {reason}; expected a file or a bundled {noun}'s name"

@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     WithJsonSchema,
     model_validator,
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
 
     from surgery.anatomy import Anatomy
 
-VALUE = "value"
+VALUE, OPTIONAL = "value", "optional"
+LARGEST = 1e12  # of a number: float32 holds the product of three such
 
 
 class _Rule(Select):
     """What is selected, and its values."""
 
     value: tuple[Any, ...]
+    optional: bool = Field(default=False, description="whether it may select nothing")
 
     def _between(self, depth: Fraction) -> tuple[Any, Any, Fraction]:
         """The values on either side of a depth, and how far it lies from the first to the second."""
@@ -87,17 +90,25 @@ class Graded(BaseModel):
     rules: tuple[Rule, ...] | tuple[AmountRule, ...]
 
     def table(self, anatomy: Anatomy, names: Iterable[str]) -> dict[str, float | Quantity]:
-        """The value of each of the tensors that a rule selects. Raises ValueError for a rule that selects nothing."""
+        """The value of each of the tensors that a rule selects. Raises ValueError for one that selects nothing, unless
+        it is optional.
+        """
         found: dict[str, float | Quantity] = {}
         everything = list(names)
         for rule in self.rules:
             by_layer: dict[tuple[str, int] | None, float | Quantity] = {}
-            for name in resolve(rule, anatomy, everything):
+            for name in _selected(rule, anatomy, everything):
                 layer = anatomy.layer_of(name)
                 if layer not in by_layer:
                     by_layer[layer] = rule.at(_depth(anatomy, layer))
                 found.setdefault(name, by_layer[layer])
         return found
+
+    def idle(self, anatomy: Anatomy, names: Iterable[str]) -> list[str]:
+        """What the optional rules that select nothing name."""
+        everything = list(names)
+        idle = [rule for rule in self.rules if rule.optional and not _selected(rule, anatomy, everything)]
+        return [", ".join(rule.tensors) for rule in idle]
 
     @property
     def values(self) -> Iterator[Any]:
@@ -109,6 +120,16 @@ class Graded(BaseModel):
         if self.rules[0].model_fields_set == {VALUE} and len(self.rules) == 1:
             return list(self.rules[0].model_dump(mode="json")[VALUE])
         return [rule.model_dump(mode="json", exclude_unset=True) for rule in self.rules]
+
+
+def _selected(rule: _Rule, anatomy: Anatomy, names: list[str]) -> list[str]:
+    """The tensors that a rule selects. Raises ValueError where these are none, unless it is optional."""
+    try:
+        return resolve(rule, anatomy, names)
+    except ValueError:
+        if rule.optional:
+            return []
+        raise
 
 
 def _depth(anatomy: Anatomy, layer: tuple[str, int] | None) -> Fraction:
@@ -142,8 +163,10 @@ def written(value: Any) -> Sequence[Any]:
 
 
 def _finite(value: Any) -> float:
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"found {show(value)}; expected a finite number")
+    if abs(value) > LARGEST:
+        raise ValueError(f"found {show(value)}; expected at most {LARGEST:g} in size")
     return float(value)
 
 
@@ -198,9 +221,10 @@ def _rule(data: Mapping[str, Any], notation: _Notation) -> Any:
     if not values or not all(notation.is_one(item) for item in values):
         expected = f"{notation.one}, or a list of {notation.several}"
         raise ValueError(f"found {show(given)} for `{VALUE}`; expected {expected}")
-    unknown = [key for key in data if key != VALUE and key not in Select.model_fields]
+    keys = [VALUE, *Select.model_fields, OPTIONAL]
+    unknown = [key for key in data if key not in keys]
     if unknown:
-        known = ", ".join([VALUE, *Select.model_fields])
+        known = ", ".join(keys)
         raise ValueError(f"unknown key {show(unknown[0])} in a rule; expected {known}")
     texts = {key: [data[key]] for key in ("tensors", "exclude") if isinstance(data.get(key), str)}
     return notation.rule.model_validate({**data, **texts, VALUE: [notation.read(item) for item in values]})

@@ -74,7 +74,8 @@ class TensorPlan:
 
     `base` is what the running tensor is at first (None when the first step ignores it), `steps` are applied to
     it in order, as the operations `ops`; `sources` are the other tensors that they read. Without steps, `base` is
-    copied or cast.
+    copied or cast. `known_as` is what operations that choose at random call it: of a tied head that is stored, the
+    embedding's name.
     """
 
     slot: TensorInfo
@@ -82,6 +83,7 @@ class TensorPlan:
     steps: tuple[int, ...] = ()
     ops: tuple[Op, ...] = ()
     sources: tuple[Source, ...] = ()
+    known_as: str = ""
 
     @property
     def matrices(self) -> bool:

@@ -106,15 +106,18 @@ class _Planner:
         except ValueError as error:
             self.conflicts.step(number, f"a rule: {error}")
             return {}
+        for text in (text for graded in op.graded for text in graded.idle(self.anatomy, self.start.tensors)):
+            self._remark(f"steps[{number}]: a rule for `{text}` selects no tensor; the next one counts for", names[0])
         found = {}
         for name in names:
-            if any(name not in table for table in tables.values()):
+            known = self._known_as(name)
+            if any(known not in table for table in tables.values()):
                 self.conflicts.step(
                     number, f"no rule gives `{name}` a value; let the last rule be for all others: `{{value: ...}}`"
                 )
                 break
             try:
-                found[name] = op.at({graded: table[name] for graded, table in tables.items()})
+                found[name] = op.at({graded: table[known] for graded, table in tables.items()})
             except ValueError as error:
                 self.conflicts.step(number, f"for `{name}`: {error}")
                 break
@@ -127,6 +130,12 @@ class _Planner:
         present = {self.anatomy.group_of(name) for name in self.start.tensors}
         groups = tuple(group for group in op.natural.tensors if group in present)
         return op.natural.model_copy(update={"tensors": groups or op.natural.tensors})
+
+    def _known_as(self, name: str) -> str:
+        """Whose numbers and random choices a tensor gets: of a tied head that is stored, the embedding's."""
+        twin = self.anatomy.embedding
+        tied = self.start.tied and name == self.anatomy.head and twin in self.start.tensors
+        return twin if tied and twin is not None else name
 
     def _with_tied_twin(self, names: list[str]) -> list[str]:
         """A tied head that is stored all the same is edited together with the embedding that it must equal."""
@@ -233,6 +242,7 @@ class _Planner:
             steps=tuple(draft.steps),
             ops=tuple(ops),
             sources=tuple(draft.sources[role] for role in roles),
+            known_as=self._known_as(slot.name),
         )
 
 

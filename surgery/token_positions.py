@@ -10,12 +10,14 @@ from surgery.conflicts import Conflicts
 from surgery.errors import CheckpointError
 from surgery.recipe import Recipe
 from surgery.vocabulary import TOKENIZER_FILE, Difference, differences, has_tokenizer_file, read_vocabulary
-from surgery.wording import SOME, numbered, show
+from surgery.wording import SOME, numbered, quoted, show
 
 REMEDY = (  # against rows of different tokens
     "match them by their tokens, `--set output.vocabulary=start` (or union), or leave them out, "
     "`exclude: [embedding, lm_head]`"
 )
+
+OLDER_FILES = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")  # where there is no tokenizer.json
 
 
 class TokenPositions:
@@ -64,8 +66,8 @@ class TokenPositions:
         if one == other:
             return []
         without = [role for role in (one, other) if not has_tokenizer_file(self._inputs[role])]
-        if len(without) == 1:
-            self._unchecked(one, other, f"`{without[0]}` has no `{TOKENIZER_FILE}`")
+        if len(without) == 1 or (without and not self._same_vocabularies(one, other)):
+            self._unchecked(one, other, f"{_have(without)} no `{TOKENIZER_FILE}`")
         if without or self._same_file(one, other):
             return []
         try:
@@ -83,8 +85,19 @@ class TokenPositions:
         except OSError:
             return False  # whoever reads it for good will tell
 
+    def _same_vocabularies(self, one: str, other: str) -> bool:
+        """Whether files of older kinds are the same to the byte, or absent from both."""
+        ours, theirs = (self._inputs[role].root for role in (one, other))
+        same, different, failed = filecmp.cmpfiles(ours, theirs, OLDER_FILES, shallow=False)
+        absent = [name for name in failed if not (ours / name).exists() and not (theirs / name).exists()]
+        return not different and len(same) + len(absent) == len(OLDER_FILES)
+
     def _unchecked(self, one: str, other: str, reason: str) -> None:
         self.remarks.append(f"rows of `{one}` and `{other}` are matched by position, without a check: {reason}")
+
+
+def _have(roles: Sequence[str]) -> str:
+    return f"{quoted(roles)} {'has' if len(roles) == 1 else 'have'}"
 
 
 def _told(found: Sequence[Difference], one: str, other: str) -> str:

@@ -266,5 +266,5 @@ def test_experts_are_counted_together(run: Run, tmp_path: Path) -> None:
         f"model.layers.{i}.mlp.experts.{j}.w1.weight": torch.ones((4, 4)) for i in range(2) for j in (0, 1, 2, 5)
     }
     _, out, _ = run("inspect", write(tmp_path / "m", {**tensors, "model.embed_tokens.weight": torch.ones((9, 4))}))
-    row = next(line for line in out.splitlines() if "w1" in line)
+    row = next(line for line in out.splitlines() if line.strip().startswith("model.layers"))
     assert row.split()[0] == "model.layers.{0-1}.mlp.experts.{0-2,5}.w1.weight"

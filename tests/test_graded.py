@@ -84,7 +84,7 @@ def test_rules_that_do_not_fit_the_model(pair: tuple[Path, Path], tmp_path: Path
         ([{"tensors": "mlp"}], "`value` is missing in a rule"),
         ([{"tensor": "mlp", "value": 1}], "unknown key `tensor` in a rule; expected value, layers, tensors"),
         ([1, True], "found a list; expected a number"),
-        ([1, 1e40], r"found `1e\+40` for `sft`"),
+        ([1, 1e40], r"found `1e\+40`; expected at most 1e\+12 in size"),
     ],
 )
 def test_what_is_no_number(pair: tuple[Path, Path], tmp_path: Path, weight: Any, message: str) -> None:

@@ -79,26 +79,36 @@ def open_adapter(root: Path, source: str, number: int, hub_id: str | None, revis
 
 
 def lay_over(
-    tensors: Mapping[str, TensorInfo], adapter: Adapter, tied: tuple[str, str] | None
+    tensors: Mapping[str, TensorInfo], adapter: Adapter, tied: tuple[str, str | None] | None
 ) -> dict[str, TensorInfo]:
     """The tensors of a checkpoint, those that the adapter changes with what it does to them.
 
-    `tied` are an embedding and a head that must be equal though both are stored. Raises CheckpointError with
-    everything that does not fit.
+    `tied` are an embedding and the head that must be equal to it, None where that is not stored. Raises CheckpointError
+    with everything that does not fit.
     """
     laying = _Laying(tensors, adapter)
     for name, info in adapter.contents.whole.items():
         laying.replace(name, info)
     for module, factors in adapter.contents.factors.items():
         laying.add(module, factors)
-    if tied is not None and (tied[0] in laying.changed) != (tied[1] in laying.changed):
-        laying.faults.append(
-            f"it changes one of `{tied[0]}` and `{tied[1]}`, which the base stores both and ties to each other"
-        )
+    if tied is not None:
+        laying.faults += _untied(laying.changed, *tied)
     faults = [*laying.told(), *laying.faults]
     if faults:
         raise _refused(adapter.source, faults)
     return {**tensors, **laying.changed}
+
+
+def _untied(changed: Mapping[str, TensorInfo], embedding: str, head: str | None) -> Iterator[str]:
+    """Why an embedding and a head that are one matrix would no longer be one."""
+    if head is not None and (embedding in changed) != (head in changed):
+        yield f"it changes one of `{embedding}` and `{head}`, which the base stores both and ties to each other"
+    adapted = changed[embedding].adapted if head is None and embedding in changed else None
+    if adapted is not None and adapted.replaced_by is not None:
+        yield (
+            f"it stores `{embedding}` whole, which the base uses as output head, too; PEFT leaves the head as it was, "
+            "and so the two would no longer be one matrix"
+        )
 
 
 class _Laying:

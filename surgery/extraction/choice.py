@@ -208,6 +208,9 @@ class _Chooser:
 
     def _is_savable(self, name: str) -> bool:
         """Whether PEFT can store its module whole: the module must not have factors at the same time."""
+        if self.base.tied and name == self.base.anatomy.embedding:
+            self.remarks["is the output head, too, which PEFT would leave as it was; it is left out"].append(name)
+            return False
         module, _, part = name.rpartition(".")
         weight = f"{module}.weight"
         beside = part == "bias" and weight in self.base.tensors and self._is_matrix(weight) and weight not in self.saved

@@ -26,6 +26,9 @@ from surgery.yaml_source import USED_TWICE
 
 EXACT = ("linear", "slerp", "passthrough")  # mergekit computes these in float32 whatever `dtype` says, or not at all
 
+OLDER = ("embed_slerp",)  # parameters of earlier versions, which files on the hub still have
+VERSION = "0.1.5"
+
 _SIGNS = ("merge_method", "base_model", "modules", "experts")  # keys that a recipe of ours does not have
 _IGNORED = "mergekit ignores it"
 _MISPLACED = {  # what people write where mergekit does not look
@@ -166,8 +169,10 @@ class _Conversion:
         """Parameters that mergekit does not know are mistakes; of those that it does not look at there are notes."""
         for place, settings, owner, base in self._settings():
             for name in settings:
-                if name not in KNOWN:
-                    hint = suggestion(name, KNOWN, "the parameters are")
+                if name in OLDER:
+                    self.notes[*place, name] = f"no effect, in mergekit {VERSION} either"
+                elif name not in KNOWN:
+                    hint = suggestion(name, sorted(KNOWN), "the parameters are")
                     self.mistakes.append(
                         Mistake((*place, name), f"unknown parameter {show(name)}; {hint} ({_IGNORED})")
                     )

@@ -96,7 +96,7 @@ def number(value: Scalar) -> int | float:
 
 def flag(value: Scalar) -> bool:
     """A scalar as the truth value that mergekit takes it for. Raises ValueError."""
-    found = _FLAGS.get(str(value).lower())
+    found = _FLAGS.get(f"{value:g}" if isinstance(value, float) else str(value).lower())
     if found is None:
         raise ValueError(f"found {show(value)}; expected `true` or `false`")
     return found

@@ -160,7 +160,7 @@ def _number(parameter: Parameter, branches: Sequence[Branch], span: Span | None)
     rules: list[dict[str, Any]] = []
     for branch in branches:
         values = [number(value) for value in branch.values]
-        tensors = {} if branch.filter is None else {"tensors": glob(branch.filter)}
+        tensors = {} if branch.filter is None else {"tensors": glob(branch.filter), "optional": True}
         if len(set(values)) == 1 or span is None:
             rules.append({**tensors, "value": values[0] if len(set(values)) == 1 else values})
         elif span.layers == 0:

@@ -63,8 +63,9 @@ class ArceeFusion(TaskVectorOp):
             threshold = median + FENCE * (q3 - q1)
 
         def edit(piece: Piece) -> Tensor:
-            below = scores(piece).float() < threshold  # not so for NaN, which thereby is found in the result
-            return of_role(piece, self.base).where(below, self.merged(piece)[0])
+            found = scores(piece).float()
+            merged = of_role(piece, self.base).where(found < threshold, self.merged(piece)[0])
+            return merged.masked_fill_(found.isfinite().logical_not_(), math.nan)  # a broken model is not passed over
 
         return edit
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from surgery.ops.sparsifier import Sparsifier
     from surgery.ops.whole import Whole
 
+NOTHING = 1e-12  # a density of which no tensor keeps an entry, and whose inverse is still small for float32
+
 
 class _Dare(SparseTaskVectorSum):
     rescaling: ClassVar[int] = 0
@@ -29,7 +31,7 @@ class _Dare(SparseTaskVectorSum):
         ]
 
     def scales(self, whole: Whole, sparsifiers: list[Sparsifier]) -> list[float]:  # noqa: ARG002 - nothing is measured
-        return [1 / density if density else 1.0 for density in self.density]
+        return [1 / density if density > NOTHING else 1.0 for density in self.density]
 
 
 class DareLinear(_Dare):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from surgery.ops.combination import combination
+from surgery.ops.merge import VANISHING_SUM
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +25,7 @@ def agreeing_sum(
     sign: Tensor, vectors: Sequence[Tensor], coefficients: Sequence[float], weights: Sequence[float] | None = None
 ) -> Tensor:
     """sum_i c_i v_i over those i with sign(c_i v_i) = e, entry by entry; with `weights` over sum_i w_i of the same i,
-    where that is not 0.
+    where that is not about 0 (see `VANISHING_SUM`).
 
     `sign` is e, 1 or -1; w_i has the sign of c_i. An entry of 0 agrees with neither; where nothing agrees, the result
     is 0. New memory. With c_i = w_i = 1 it is the disjoint mean of Yadav et al. 2023, section 4.1, step 3.
@@ -37,4 +39,7 @@ def agreeing_sum(
         if divisor is not None and weights is not None:
             divisor.add_(along.sign_(), alpha=abs(weights[i]))
     total.mul_(sign)
-    return total if divisor is None else total.div_(divisor.add_(divisor.clone().eq_(0)))
+    if divisor is None or weights is None:
+        return total
+    vanishing = VANISHING_SUM * math.fsum(map(abs, weights))
+    return total.div_(divisor.masked_fill_(divisor.abs() <= vanishing, 1))

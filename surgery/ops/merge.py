@@ -41,7 +41,8 @@ class MergeOp(Op):
     """An operation on the tensors of several `models`, whose result replaces the running tensor.
 
     The fields of `PER_MODEL` hold a value for each of `models`, in their order. A recipe gives one number for all, a
-    list in the order of `models`, a map from role to value, or one rule for all, `{value: [0, 1]}`.
+    list in the order of `models`, a map from role to value, or rules for all, `{value: [0, 1]}` or
+    `[{tensors: mlp, value: 0.5}, {value: 1}]`.
     """
 
     kind: ClassVar[Kind] = "elementwise"
@@ -157,9 +158,18 @@ def normalized(weights: Sequence[float]) -> list[float]:
     return [w / total for w in weights]
 
 
+def _are_rules(value: object) -> bool:
+    """Whether a list is one of rules for all models: all have a value, and some select tensors."""
+    if not isinstance(value, list | tuple) or not all(isinstance(rule, Mapping) and VALUE in rule for rule in value):
+        return False
+    return any(set(rule) - {VALUE} for rule in value)
+
+
 def per_model(models: Sequence[str], value: object, noun: str) -> list[tuple[str, object]]:
     """Each model with what is given for it, in the order of `models`. Raises ValueError."""
     if is_number(value) or (isinstance(value, Mapping) and VALUE in value and VALUE not in models):
+        return [(name, value) for name in models]
+    if _are_rules(value):
         return [(name, value) for name in models]
     if isinstance(value, Mapping):
         if set(value) != set(models):

@@ -193,8 +193,8 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {  # each with its steps and what
                     "op": "slerp",
                     "models": ["base", "sft"],
                     "t": [
-                        {"tensors": "*self_attn*", "value": [0, 0.5, 0.3, 0.7, 1]},
-                        {"tensors": "*mlp*", "value": [1, 0.5, 0.7, 0.3, 0]},
+                        {"tensors": "*self_attn*", "optional": True, "value": [0, 0.5, 0.3, 0.7, 1]},
+                        {"tensors": "*mlp*", "optional": True, "value": [1, 0.5, 0.7, 0.3, 0]},
                         {"value": 0.5},
                     ],
                 }
@@ -214,7 +214,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {  # each with its steps and what
                     "weights": {
                         "sft": 1.0,
                         "math": [0, 0.3, 0.7, 1],
-                        "code": [{"tensors": "*mlp*", "value": 0.5}, {"value": 0}],
+                        "code": [{"tensors": "*mlp*", "optional": True, "value": 0.5}, {"value": 0}],
                     },
                     "density": {"sft": [1, 0.7, 0.1], "math": 0.5, "code": 0.33},
                     "normalize": True,

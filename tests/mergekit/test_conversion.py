@@ -75,7 +75,12 @@ steps:
   - op: ties
     base: base
     models: [sft, math, code]
-    weights: {sft: 1.0, math: [0, 0.3, 0.7, 1], code: [{tensors: "*mlp*", value: 0.5}, {value: 0}]}
+    weights:
+      sft: 1.0
+      math: [0, 0.3, 0.7, 1]
+      code:
+        - {tensors: "*mlp*", optional: true, value: 0.5}
+        - {value: 0}
     density: {sft: [1, 0.7, 0.1], math: 0.5, code: 0.33}
     normalize: true
 output:
@@ -121,8 +126,8 @@ def test_settings_that_do_not_reach_everything():
     found = converted(text).data
     assert isinstance(found, dict)
     assert found["steps"][0]["density"]["code"] == [
-        {"tensors": "*mlp*", "value": 0.2},
-        {"tensors": "*norm*", "value": 0.9},
+        {"tensors": "*mlp*", "optional": True, "value": 0.2},
+        {"tensors": "*norm*", "optional": True, "value": 0.9},
         {"value": 1.0},
     ]
 
@@ -131,7 +136,7 @@ def test_without_a_default_the_rules_end():
     """As in mergekit, a tensor without a weight is a fault; the plan finds it."""
     found = converted(TASK_ARITHMETIC.replace("weight: 0.4", "weight: {filter: mlp, value: 1}")).data
     assert isinstance(found, dict)
-    assert found["steps"][0]["weights"] == {"sft": [{"tensors": "*mlp*", "value": 1}], "math": -0.2}
+    assert found["steps"][0]["weights"] == {"sft": [{"tensors": "*mlp*", "optional": True, "value": 1}], "math": -0.2}
 
 
 def test_values_as_yaml_1_1_and_pydantic_read_them():
@@ -149,7 +154,7 @@ def test_filters_are_parts_of_names():
     found = converted(text).data
     assert isinstance(found, dict)
     assert found["steps"][0]["t"] == [
-        {"tensors": "*a[[]0][*][?]*", "value": [0, 0.5, 0.3, 0.7, 1]},
+        {"tensors": "*a[[]0][*][?]*", "optional": True, "value": [0, 0.5, 0.3, 0.7, 1]},
         {"value": [1, 0.5, 0.7, 0.3, 0]},
     ]
 
@@ -235,7 +240,7 @@ def test_passing_through():
     one = "  - sources: [{model: a, layer_range: [0, 4]}]\n"
     assert "steps" not in converted(f"slices:\n{one}{one}merge_method: passthrough\n").data  # type: ignore[operator]
     other = "  - sources: [{model: b, layer_range: [2, 4], parameters: {scale: [{filter: o_proj, value: 0.5}]}}]\n"
-    rules = [{"tensors": "*o_proj*", "value": 0.5}, {"value": 1.0}]
+    rules = [{"tensors": "*o_proj*", "optional": True, "value": 0.5}, {"value": 1.0}]
     scaled = {"op": "passthrough", "models": ["b"], "scale": rules}
     assert steps(f"slices:\n{one}{other}{one}{other}merge_method: passthrough\n") == [
         {**scaled, "select": {"layers": ["4-5", "10-11"]}},

@@ -40,3 +40,15 @@ def test_broken_values_are_in_the_result(step: dict[str, Any], value: float):
     sources = {**SOURCES, "b": SOURCES["b"].clone()}
     sources["b"][3, 2] = value
     assert not edited(op, SOURCES["a"], sources).isfinite().all()
+
+
+@pytest.mark.parametrize("role", ["a", "base"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_arcee_fusion_passes_over_no_broken_model(role: str, value: float):
+    """Neither the one whose entries are taken nor the base whose entries stay."""
+    op = STEP.validate_python(
+        {"op": "arcee_fusion", "models": ["a"], "base": "base"}, context={"roles": tuple(SOURCES)}
+    )
+    sources = {**SOURCES, role: SOURCES[role].clone()}
+    sources[role][3, 2] = value
+    assert not edited(op, SOURCES["a"], sources).isfinite().all()

@@ -10,7 +10,7 @@ import torch
 
 import surgery
 from tests.ops.whole import edited
-from tests.pairs import llama, near, read, write
+from tests.pairs import LLAMA_CONFIG, llama, near, read, write
 
 MODELS = ("base", "a", "b")
 TWO = {"models": ["a", "b"]}
@@ -55,3 +55,28 @@ def test_equals_the_operation_on_whole_tensors(models: list[Path], tmp_path: Pat
         sources = {role: tensors[role][name].float() for role in roles}
         expected = edited(op, tensors["b"][name].float(), sources).to(torch.bfloat16)
         assert torch.equal(found, expected), name
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"op": "dare_ties", **TWO, "base": "base", "density": 0.5},
+        {"op": "della", **TWO, "base": "base", "density": 0.5},
+        {"op": "slerp", **TWO, "t": [{"tensors": "embedding", "value": 0.9}, {"value": 0.1}]},
+    ],
+    ids=lambda step: step["op"],
+)
+def test_a_tied_head_that_is_stored_stays_equal(tmp_path: Path, step: dict[str, Any]):
+    """To its embedding: both have the same random choices, and the same of what differs from tensor to tensor."""
+    config = {**LLAMA_CONFIG, "tie_word_embeddings": True}
+    base = llama(layers=1)
+    paths = []
+    for seed, role in enumerate(MODELS):
+        tensors = near(base, seed=seed)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        paths.append(write(tmp_path / role, tensors, config=config))
+    used = [role for role in MODELS if role in {*step["models"], step.get("base")}]
+    recipe = {"name": "x", "models": used, "steps": [step]}
+    surgery.apply(recipe, [path for role, path in zip(MODELS, paths, strict=True) if role in used], tmp_path / "out")
+    found = read(tmp_path / "out")
+    assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"])

@@ -298,3 +298,22 @@ def test_without_models_nothing_else_is_reported():
     with pytest.raises(ValidationError) as caught:
         OPS["ties"].model_validate({"op": "ties", "base": "base", "density": 0.5})
     assert [error["loc"] for error in caught.value.errors()] == [("models",)]
+
+
+def test_weights_that_cancel_up_to_rounding():
+    """As weights that cancel: 0.6 + 0.1 - 0.7 is not 0 in float32, and nothing is divided by what remains."""
+    sources = {"base": torch.zeros(1), "x": torch.ones(1), "y": torch.ones(1), "z": -torch.ones(1)}
+    found = made("ties", sources, weights=[0.6, 0.1, -0.7])
+    assert torch.allclose(found, torch.tensor([1.4]))
+
+
+def test_rules_for_all_models():
+    """A list of rules that select is one for all models, not one rule a model."""
+    rules = [{"tensors": "mlp", "value": 0.5}, {"value": 0.25}]
+    common = {"op": "ties", "base": "base", "models": ["x", "y"]}
+    all_models = OPS["ties"].model_validate({**common, "density": rules})
+    assert len(all_models.density) == 2
+    assert all_models.density[0] == all_models.density[1]
+    each = OPS["ties"].model_validate({**common, "density": [0.5, {"value": [0, 1]}]})
+    assert each.density[0] == 0.5
+    assert each.density[1] != 0.5

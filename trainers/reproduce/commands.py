@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread, current_thread, main_thread
 from types import FrameType, TracebackType
@@ -41,6 +42,7 @@ class Commands:
 
     def __init__(self) -> None:
         self.asked: list[signal.Signals] = []
+        self._ending = False
         self._at_work: set[subprocess.Popen[bytes]] = set()
         self._handlers: dict[signal.Signals, Any] = {}
 
@@ -63,7 +65,7 @@ class Commands:
         `logs` are the files for its result and for what it says meanwhile, of which each line is `told`. It inherits
         the lock. Several threads may do this at once. Raises RunError where the command cannot be started.
         """
-        if self.asked:
+        if self.asked or self._ending:
             return NOT_STARTED
         result, talk = logs
         last: deque[str] = deque(maxlen=KEPT)
@@ -77,8 +79,8 @@ class Commands:
                 assert process.stderr is not None
                 reader = Thread(target=_read, args=(process.stderr, log, last, told), daemon=True)
                 self._at_work.add(process)
-                if self.asked:  # while it was being started
-                    _signal(process, self.asked[-1])
+                if self.asked or self._ending:  # while it was being started
+                    _signal(process, self.asked[-1] if self.asked else signal.SIGTERM)
                 reader.start()
                 code = process.wait()
                 reader.join(PATIENCE)  # what it has started may hold the pipe open
@@ -88,7 +90,8 @@ class Commands:
         return None if code == 0 else _reason(code, list(last))
 
     def end(self) -> None:
-        """Ask all that are at work to end."""
+        """Ask all that are at work to end, and start no other."""
+        self._ending = True
         for process in tuple(self._at_work):
             _signal(process, signal.SIGTERM)
 
@@ -106,13 +109,14 @@ class Commands:
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
     """To a command, and to what it has started."""
     if process.poll() is None:
-        os.killpg(process.pid, number)
+        with suppress(ProcessLookupError):  # it has ended, and the thread that waits for it has yet to notice
+            os.killpg(process.pid, number)
 
 
 def _read(pipe: IO[bytes], log: IO[bytes], last: deque[str], told: Callable[[str], None]) -> None:
     with pipe:
         for line in pipe:
-            if not log.closed:
+            with suppress(ValueError):  # closed, since the command has ended; what it has started may speak on
                 log.write(line)
                 log.flush()
             text = line.decode("utf-8", "replace").rstrip()

@@ -55,7 +55,8 @@ class PipelineProgress:
     def said(self, name: str, line: str) -> None:
         """The command of a stage said this."""
         with self._lock:
-            self._lines[name] = line
+            if name in self._lines:  # what it has started may speak on when it has ended
+                self._lines[name] = line
         if not self._console.is_terminal:
             self._print(f"  {name}: {line}")
 
