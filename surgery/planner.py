@@ -101,6 +101,8 @@ class _Planner:
 
     def _resolved(self, number: int, op: Op, names: Sequence[str]) -> dict[str, Op]:
         """The operation for each of these tensors, with that tensor's numbers."""
+        if not names:  # a conflict that is told already
+            return {}
         try:
             tables = {graded: graded.table(self.anatomy, list(self.start.tensors)) for graded in op.graded}
         except ValueError as error:

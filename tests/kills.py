@@ -59,13 +59,13 @@ def _run(models: dict[str, str], variants: list[surgery.Variant]) -> NoReturn:
     os._exit(0)
 
 
-def _run_until(call: int, models: dict[str, str], variants: list[surgery.Variant]) -> NoReturn:
-    """Apply, and die in the middle of the n-th call."""
+def run_until(call: int, run: Callable[..., NoReturn], *arguments: Any) -> NoReturn:
+    """Run, and die in the middle of the n-th call."""
     numbers = itertools.count(1)
     for name in CALLS:
         setattr(os, name, deadly(getattr(os, name), name, call, numbers))
     Path.write_bytes = deadly(Path.write_bytes, "write_bytes", call, numbers)  # type: ignore[method-assign]
-    _run(models, variants)
+    run(*arguments)
 
 
 def in_fork(run: Callable[..., NoReturn], *arguments: Any) -> bool:
@@ -88,7 +88,7 @@ def main() -> None:
         for out in whole:
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(old[out], out)
-        lived = in_fork(_run_until, call, models, variants)
+        lived = in_fork(run_until, call, _run, models, variants)
         if not lived:
             for out, expected in whole.items():
                 complete = not out.exists() or files(out) in (files(old[out]), expected)

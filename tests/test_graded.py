@@ -238,3 +238,16 @@ def test_a_rank_of_0_is_refused_in_any_layer(pair: tuple[Path, Path]) -> None:
     step = {"op": "truncate_rank", "rank": [0, 6]}
     with pytest.raises(RecipeError, match="found 0, which would erase the matrices"):
         surgery.plan({"name": "x", "models": ["sft"], "steps": [step]}, [pair[1]])
+
+
+def test_an_optional_rule_may_select_nothing(pair: tuple[Path, Path]) -> None:
+    """It is remarked upon, and the next one counts; where the step itself selects nothing, that alone is told."""
+    rules = [{"tensors": "*none*", "optional": True, "value": 1}, {"value": 0.5}]
+    step = {"op": "slerp", "models": ["base", "sft"], "t": rules}
+    recipe = {"name": "x", "models": ["base", "sft"], "steps": [step]}
+    (remark,) = surgery.plan(recipe, pair).remarks
+    assert remark.startswith("steps[0]: a rule for `*none*` selects no tensor; the next one counts for: ")
+    nothing = {**recipe, "steps": [{**step, "select": {"tensors": ["*nobody*"]}}]}
+    with pytest.raises(PlanError, match=r"select: `\*nobody\*` matches no tensor") as error:
+        surgery.plan(nothing, pair)
+    assert len(error.value.faults) == 1

@@ -18,7 +18,7 @@ import torch
 
 import surgery
 import surgery.extraction.run  # so that each fork has it already
-from tests.kills import CALLS, deadly, in_fork
+from tests.kills import in_fork, run_until
 from tests.pairs import files
 
 
@@ -30,15 +30,6 @@ def _run(base: str, model: str, out: Path) -> NoReturn:
     os._exit(0)
 
 
-def _run_until(call: int, base: str, model: str, out: Path) -> NoReturn:
-    """Extract, and die in the middle of the n-th call."""
-    numbers = itertools.count(1)
-    for name in CALLS:
-        setattr(os, name, deadly(getattr(os, name), name, call, numbers))
-    Path.write_bytes = deadly(Path.write_bytes, "write_bytes", call, numbers)  # type: ignore[method-assign]
-    _run(base, model, out)
-
-
 def main() -> None:
     """Kill at the first call, the second, and so on, until a run outlives its last."""
     base, model = sys.argv[1:3]
@@ -47,7 +38,7 @@ def main() -> None:
     for call in itertools.count(1):
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(old, out)
-        lived = in_fork(_run_until, call, base, model, out)
+        lived = in_fork(run_until, call, _run, base, model, out)
         if not lived:
             assert not out.exists() or files(out) in (files(old), whole), f"call {call}: {out} is incomplete"
             assert in_fork(_run, base, model, out)
