@@ -24,7 +24,7 @@ import surgery
 import surgery.executor  # so that each fork has it already
 from tests.pairs import files
 
-CALLS = ("pwrite", "write", "copy_file_range", "ftruncate", "rename", "unlink", "mkdir", "rmdir")
+CALLS = ("pwrite", "write", "copy_file_range", "ftruncate", "rename", "unlink", "mkdir", "rmdir", "symlink")
 
 
 def _die() -> NoReturn:

@@ -10,10 +10,9 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import matplotlib.backends.backend_agg
 import matplotlib.backends.backend_svg
@@ -26,7 +25,7 @@ import evalkit.sweeps.scoring
 import surgery.executor
 from evalkit.sweeps.sweep import sweep
 from tests.evalkit.sweeps.conftest import SPEC, TASK, WeighedEngine, nearness
-from tests.kills import CALLS, deadly
+from tests.kills import in_fork, run_until
 from tests.pairs import files
 
 HERE_ALREADY = (matplotlib.backends, surgery.executor, PreTrainedTokenizerFast)  # so that no fork has to import them
@@ -42,25 +41,6 @@ def _run(models: dict[str, str], out: Path) -> NoReturn:
     os._exit(0)
 
 
-def _run_until(call: int, models: dict[str, str], out: Path) -> NoReturn:
-    """Sweep, and die in the middle of the n-th call."""
-    numbers = itertools.count(1)
-    for name in (*CALLS, "symlink"):
-        setattr(os, name, deadly(getattr(os, name), name, call, numbers))
-    Path.write_bytes = deadly(Path.write_bytes, "write_bytes", call, numbers)  # type: ignore[method-assign]
-    _run(models, out)
-
-
-def _in_fork(run: Any, *arguments: Any) -> bool:
-    """Whether the run lived to its end."""
-    pid = os.fork()
-    if pid == 0:
-        run(*arguments)
-    status = os.waitpid(pid, 0)[1]
-    assert status in (0, signal.SIGKILL), f"a run ended with status {status}"
-    return status == 0
-
-
 def _made(out: Path) -> dict[str, bytes]:
     found = files(out)
     return {name: content for name, content in found.items() if name.split("/")[0] in MADE}
@@ -69,15 +49,15 @@ def _made(out: Path) -> dict[str, bytes]:
 def main() -> None:
     """Kill at every 71st call until a run outlives its last."""
     models, place = json.loads(sys.argv[1]), Path(sys.argv[2])
-    assert _in_fork(_run, models, place / "sweep")
+    assert in_fork(_run, models, place / "sweep")
     whole = _made(place / "sweep")
     assert "report.json" in whole
     kept = {path.name for path in (place / "sweep" / "checkpoints").iterdir()}
     for kills, call in enumerate(itertools.count(1, STEP)):
         shutil.rmtree(place / "sweep")
-        lived = _in_fork(_run_until, call, models, place / "sweep")
+        lived = in_fork(run_until, call, _run, models, place / "sweep")
         if not lived:
-            assert _in_fork(_run, models, place / "sweep")
+            assert in_fork(_run, models, place / "sweep")
         assert _made(place / "sweep") == whole, f"call {call}: not as undisturbed"
         left = {path.name for path in (place / "sweep" / "checkpoints").iterdir()} - kept
         assert not left, f"call {call}: left over {left}"
