@@ -28,16 +28,18 @@ def agreeing_sum(
     where that is not about 0 (see `VANISHING_SUM`).
 
     `sign` is e, 1 or -1; w_i has the sign of c_i. An entry of 0 agrees with neither; where nothing agrees, the result
-    is 0. New memory. With c_i = w_i = 1 it is the disjoint mean of Yadav et al. 2023, section 4.1, step 3.
+    is 0. The vectors are overwritten: the result is in the memory of the first. With c_i = w_i = 1 it is the disjoint
+    mean of Yadav et al. 2023, section 4.1, step 3.
     """
-    total = torch.zeros_like(sign)
+    total: Tensor | None = None
     divisor = torch.zeros_like(sign) if weights is not None else None
     for i, (v, c) in enumerate(zip(vectors, coefficients, strict=True)):
-        along = v * sign
+        along = v.mul_(sign)
         along = along.clamp_(min=0) if c >= 0 else along.clamp_(max=0)  # 0 where c v is against e
-        total.add_(along, alpha=c)
         if divisor is not None and weights is not None:
-            divisor.add_(along.sign_(), alpha=abs(weights[i]))
+            divisor.add_(along.sign(), alpha=abs(weights[i]))
+        total = along.mul_(c) if total is None else total.add_(along, alpha=c)
+    assert total is not None
     total.mul_(sign)
     if divisor is None or weights is None:
         return total

@@ -19,4 +19,4 @@ def drop(density: float, uniform: Uniform) -> Sparsifier:
         return everything
     if density <= 0:
         return nothing
-    return lambda d, first: d * uniform.below(density, first, d.shape, d.device)
+    return lambda d, first: d.mul_(uniform.below(density, first, d.shape, d.device))

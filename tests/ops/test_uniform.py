@@ -29,11 +29,15 @@ def test_independent_of_pieces(first: int, count: int):
     assert torch.equal(numbers(first, count), ALL[first : first + count])
 
 
+def drawn(seed: int = 0, role: str = "a", name: str = "w") -> np.ndarray:
+    """The bits of the first numbers, as numpy's generator gives them, seeded with the hash of what they are for."""
+    key = int.from_bytes(blake3(f"{seed}\0{role}\0{name}".encode()).digest(length=16), "little")
+    return np.random.PCG64DXSM(key).random_raw(MANY // 2).view(np.uint32)
+
+
 def test_equals_the_generator_read_from_its_start():
-    """Philox with the hash as its key and counter 0; 24 bits of each 32."""
-    key = int.from_bytes(blake3(b"0\0a\0w").digest(length=16), "little")
-    raw = np.random.Philox(key=key, counter=0).random_raw(MANY // 2).view(np.uint32)
-    assert np.array_equal(ALL.numpy().astype(np.float64), (raw % 2**24) / 2**24)
+    """The leading 24 bits of each 32."""
+    assert np.array_equal(ALL.numpy().astype(np.float64), np.floor(drawn() / 2**8) / 2**24)
 
 
 def test_shape():
@@ -56,10 +60,18 @@ def test_distribution():
     assert float((counts - expected).abs().max()) < 5 * math.sqrt(expected * (1 - 1 / 64))
 
 
-@pytest.mark.parametrize("probability", [0.0, 1e-9, 0.3, 0.5, 1 - 2**-24, 1.0])
+@pytest.mark.parametrize("probability", [0.0, 1e-9, 0.01, 0.3, 0.5, 1 - 2**-24])
 def test_below(probability: float):
-    """It is the comparison with the numbers, at any offset, bit for bit."""
-    uniform = Uniform(1, "sft", "x")
-    numbers = uniform.at(13, (50, 20), torch.device("cpu"))
-    expected = (numbers.double() < probability).float()
-    assert torch.equal(uniform.below(probability, 13, (50, 20), torch.device("cpu")), expected)
+    """It is the comparison with the numbers of 32 bits, at any offset."""
+    found = Uniform(1, "sft", "x").below(probability, 13, (50, 20), CPU)
+    expected = drawn(1, "sft", "x")[13 : 13 + 1000].reshape(50, 20) / 2**32 < probability
+    assert found.dtype == torch.float32
+    assert np.array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize("probability", [2**-10, 0.3])
+def test_below_keeps_the_share(probability: float):
+    """As many as a binomial distribution allows, to 5 standard deviations."""
+    count = 1 << 20
+    kept = float(Uniform(2, "a", "w").below(probability, 5, (count,), CPU).sum())
+    assert abs(kept - count * probability) < 5 * math.sqrt(count * probability * (1 - probability))
