@@ -2,7 +2,8 @@
 
     python benchmarks/agreement.py THEIRS OURS BASE
 
-Prints the share of entries that are more than one unit of bf16 apart, and |ours - theirs| / |theirs - base|.
+Prints the share of entries that are more than one unit of bf16 apart, |ours - theirs| / |theirs - base|, and
+|ours - base| / |theirs - base|.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import torch
 from safetensors import safe_open
 
 
-def agreement(theirs: Path, ours: Path, base: Path) -> tuple[float, float]:
-    """The share of entries that are more than one unit of bf16 apart, and |ours - theirs| / |theirs - base|."""
+def agreement(theirs: Path, ours: Path, base: Path) -> tuple[float, float, float]:
+    """The share of entries that are more than one unit of bf16 apart, and, relative to |theirs - base|, |ours - theirs|
+    and |ours - base|.
+    """
     apart = entries = 0
-    difference = change = 0.0
+    difference = change = own = 0.0
     found = dict(_tensors(ours))
     start = dict(_tensors(base))
     for name, read in _tensors(theirs):
@@ -29,7 +32,8 @@ def agreement(theirs: Path, ours: Path, base: Path) -> tuple[float, float]:
         entries += steps.numel()
         difference += float((left.float() - right.float()).square().sum())
         change += float((left.float() - b.float()).square().sum())
-    return apart / entries, (difference / change) ** 0.5
+        own += float((right.float() - b.float()).square().sum())
+    return apart / entries, (difference / change) ** 0.5, (own / change) ** 0.5
 
 
 def _ordinal(tensor: torch.Tensor) -> torch.Tensor:

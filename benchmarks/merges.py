@@ -5,7 +5,8 @@
 Makes its own inputs below the directory, a base and two models made from it with the shapes of a Llama of 1.2 billion
 parameters, and an environment with mergekit 0.1.5. Each file is run by `mergekit-yaml` and by `surgery apply`, in
 processes of their own. Prints a table: times, their ratio, peak resident memory, its ratio, the share of entries that
-are more than one unit of bf16 apart, and the distance of the results relative to mergekit's change of the base.
+are more than one unit of bf16 apart, the distance of the results, and the length of our change of the base, both
+relative to that of mergekit's change.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def main() -> None:
     mergekit = options.mergekit or _mergekit(root / "mergekit")
     rows = (compare(method, models, root, mergekit, options.runs) for method in options.only)
     print(f"{options.layers} layers, {_size(models['base']) / 1e9:.2f} GB a model, bf16, runs: {options.runs}")
-    print("| method | mergekit | surgery | times faster | memory: mergekit | surgery | smaller | > 1 unit | distance |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = "method | mergekit | surgery | times faster | memory: mergekit | surgery | times smaller | > 1 unit | distance"
+    print(f"| {columns} | length |")
+    print("|---" * 10 + "|")
     for row in rows:
         print(row, flush=True)
 
@@ -79,13 +81,14 @@ class Row:
     ours: Measured
     apart: float
     distance: float
+    length: float
 
     def __str__(self) -> str:
         faster, smaller = self.theirs.seconds / self.ours.seconds, self.theirs.peak / self.ours.peak
         agreement = "random" if self.method in RANDOM else f"{self.apart:.2%}"
         times = f"{self.theirs.seconds:.1f} s | {self.ours.seconds:.1f} s | {faster:.1f}"
         memory = f"{self.theirs.peak / 1e9:.2f} GB | {self.ours.peak / 1e9:.2f} GB | {smaller:.1f}"
-        return f"| {self.method} | {times} | {memory} | {agreement} | {self.distance:.4f} |"
+        return f"| {self.method} | {times} | {memory} | {agreement} | {self.distance:.4f} | {self.length:.4f} |"
 
 
 def compare(method: str, models: dict[str, Path], root: Path, mergekit: Path, runs: int) -> Row:
@@ -104,10 +107,10 @@ def compare(method: str, models: dict[str, Path], root: Path, mergekit: Path, ru
                 _warm(model)
 
         measured.append(measure(command, runs, before))
-    apart, distance = map(float, _beside("agreement.py", theirs, ours, models["base"]).split())
+    agreement = map(float, _beside("agreement.py", theirs, ours, models["base"]).split())
     for out in (ours, theirs):
         shutil.rmtree(out)
-    return Row(method, *measured, apart, distance)
+    return Row(method, *measured, *agreement)
 
 
 def configuration(method: str, models: dict[str, Path]) -> dict[str, Any]:
