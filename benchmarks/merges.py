@@ -65,8 +65,8 @@ def main() -> None:
     mergekit = options.mergekit or _mergekit(root / "mergekit")
     rows = (compare(method, models, root, mergekit, options.runs) for method in options.only)
     print(f"{options.layers} layers, {_size(models['base']) / 1e9:.2f} GB a model, bf16, runs: {options.runs}")
-    columns = "method | mergekit | surgery | times faster | memory: mergekit | surgery | times smaller | > 1 unit | distance"
-    print(f"| {columns} | length |")
+    columns = "method | mergekit | surgery | times faster | memory: mergekit | surgery | times smaller"
+    print(f"| {columns} | > 1 unit | distance | length |")
     print("|---" * 10 + "|")
     for row in rows:
         print(row, flush=True)
