@@ -9,6 +9,7 @@ from pydantic import Field
 
 from surgery.ops.base import Kind, Role
 from surgery.ops.merge import TaskVectorOp, of_role
+from surgery.ops.task_vector_sum import COUNTS_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 FENCE = 1.5  # how many interquartile ranges above the median importance is outstanding
 DIVERGENCES_BYTES = 4 << 20  # kept, one number a row: for a million rows, more than any vocabulary has
 LARGEST_EXPONENT = 80.0  # whose power float32 holds; weights that differ by as much are not told apart from broken ones
-COUNTS_BYTES = 2 << 20  # of `Magnitudes`
 
 
 class ArceeFusion(TaskVectorOp):
@@ -70,7 +70,7 @@ class ArceeFusion(TaskVectorOp):
         return edit
 
     def workspace(self, shape: tuple[int, ...]) -> int:
-        return 4 * 8 * math.prod(shape) + DIVERGENCES_BYTES + COUNTS_BYTES
+        return 4 * 8 * math.prod(shape) + DIVERGENCES_BYTES + 2 * COUNTS_BYTES
 
     def flops(self, shape: tuple[int, ...]) -> int:
         return 40 * math.prod(shape)

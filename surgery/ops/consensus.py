@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from surgery.graded import Number, within
 from surgery.ops.merge import TaskVectorOp
-from surgery.wording import show
+from surgery.wording import numbered, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +40,8 @@ class Consensus(TaskVectorOp):
     def _enough_models(self) -> Self:
         if self.k > len(self.models):
             raise ValueError(
-                f"found {show(self.k)} for `k`; there are {len(self.models)} `models`, so no entry could be kept: "
-                f"choose {len(self.models)} or less"
+                f"found {numbered(len(self.models), 'model')} and {show(self.k)} for `k`, so that no entry could be "
+                f"kept; name more models, or choose {len(self.models)} or less for `k`"
             )
         return self
 
@@ -63,9 +63,9 @@ def consensus(vectors: Sequence[Tensor], k: int, tall_lambda: float) -> Tensor:
     """M D, in new memory."""
     import torch
 
-    total = torch.zeros_like(vectors[0])
-    for d in vectors:
-        total.add_(d)
+    from surgery.ops.combination import combination
+
+    total = combination([1.0] * len(vectors), vectors)
     masks = torch.zeros_like(total)
     for d in vectors:
         masks.add_((total - d).abs_().mul_(tall_lambda).le_(d.abs()))

@@ -48,11 +48,10 @@ def elected(vectors: Sequence[Tensor]) -> Tensor:
     """g max_i relu(g d_i), in new memory. NaN stays NaN."""
     import torch
 
-    total = torch.zeros_like(vectors[0])
-    for d in vectors:
-        total.add_(d)
-    sign = total.sign()
-    largest = torch.zeros_like(total)
+    from surgery.ops.combination import combination
+
+    sign = combination([1.0] * len(vectors), vectors).sign_()
+    largest = torch.zeros_like(sign)
     for d in vectors:
         torch.maximum(largest, d * sign, out=largest)
     return largest.mul_(sign)

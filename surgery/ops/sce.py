@@ -87,10 +87,9 @@ def variance(vectors: Sequence[Tensor]) -> Tensor:
 
     Of products and sums that are rounded one by one: the same whatever the piece.
     """
-    mean = vectors[0].clone()
-    for v in vectors[1:]:
-        mean.add_(v)
-    mean.div_(len(vectors))
+    from surgery.ops.combination import combination
+
+    mean = combination([1.0] * len(vectors), vectors).div_(len(vectors))
     total = (vectors[0] - mean).square_()
     for v in vectors[1:]:
         total.add_((v - mean).square_())

@@ -12,7 +12,7 @@ from surgery.ops.base import Role
 from surgery.ops.merge import MergeOp
 
 if TYPE_CHECKING:
-    import numpy as np
+    from torch import Tensor
 
     from surgery.ops.whole import Edit, Whole
 
@@ -37,10 +37,12 @@ class Slerp(MergeOp):
         return 2
 
     def prepare(self, whole: Whole) -> Edit:
+        import torch
+
         from surgery.ops.combination import combination
         from surgery.ops.measures import gram
 
-        coefficients = slerp_coefficients(self.t, gram(whole, self.merged))
+        coefficients = slerp_coefficients(self.t, torch.from_numpy(gram(whole, self.merged))).tolist()
         return lambda piece: combination(coefficients, self.merged(piece))
 
     def workspace(self, shape: tuple[int, ...]) -> int:
@@ -50,13 +52,10 @@ class Slerp(MergeOp):
         return 10 * math.prod(shape)
 
 
-def slerp_coefficients(t: float, products: np.ndarray) -> tuple[float, float]:
-    """The two factors of the formula, from the inner products of the two vectors."""
-    norms = [math.sqrt(products[i, i]) for i in range(2)]
-    if min(norms) <= TINY:
-        return 1 - t, t
-    cosine = max(-1.0, min(1.0, float(products[0, 1]) / (norms[0] * norms[1])))
-    if abs(cosine) > COLLINEAR:
-        return 1 - t, t
-    angle = math.acos(cosine)
-    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+def slerp_coefficients(t: float, products: Tensor) -> Tensor:
+    """The two factors of the formula, [2], from the inner products [2, 2] of the two vectors."""
+    from surgery.ops.geometry import arc, lengths_and_cosines
+
+    lengths, cosines = lengths_and_cosines(products)
+    cosine = cosines[0, 1]
+    return arc(t, cosine, (lengths.min() <= TINY) | (cosine.abs() > COLLINEAR))
