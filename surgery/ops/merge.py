@@ -57,7 +57,7 @@ class MergeOp(Op):
     def _as_many_as_it_merges(cls, models: object) -> object:
         if not isinstance(models, list | tuple):
             return models
-        if fault := _wrong_number(cls, len(models)):
+        if fault := wrong_number(cls, len(models)):
             raise ValueError(fault)
         return tuple(models)  # as the strict validation of a recipe expects of what no longer is JSON
 
@@ -182,7 +182,7 @@ def normalized(weights: Sequence[float], *, optional: bool = False) -> list[floa
     return [w / total for w in weights]
 
 
-def _wrong_number(op: type[MergeOp], found: int) -> str | None:
+def wrong_number(op: type[MergeOp], found: int) -> str | None:
     """What is wrong with so many models, if anything: the type of the field tells how many there may be."""
     field = op.model_fields["models"]
     items = get_args(field.annotation)
