@@ -39,6 +39,8 @@ INTERESTING: dict[str, dict[str, Any]] = {  # so that it does what it is for
     "ram": {"epsilon": 0.05},
     "ramplus_tl": {"epsilon": 0.05},
     "knots": {"density": 0.5},
+    "nuslerp": {"angles": "rows"},
+    "model_stock": {"filter_wise": True},
     "passthrough": {"scale": 0.7},
 }
 WEIGHTS = {"a": 0.8, "b": 0.5, "c": 1.1}
