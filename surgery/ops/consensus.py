@@ -25,8 +25,9 @@ class Consensus(TaskVectorOp):
 
     The mask of model i is 1 where |d_i| >= tall_lambda |D - d_i|: its TALL mask, of what matters to its task. k = 2, as
     by default, leaves out what matters to none or to one alone; k = 0 is task arithmetic, and so is tall_lambda = 0,
-    which makes every mask 1. Source: Wang et al. 2024, Localizing task information for improved model merging and
-    compression, arXiv 2405.07813, sections 3 and 4.
+    which makes every mask 1. Three or more equal models give b at tall_lambda 1: the sum of the others is larger than
+    each. Source: Wang et al. 2024, Localizing task information for improved model merging and compression, arXiv
+    2405.07813; its code compares by >.
     """
 
     op: Literal["consensus"]

@@ -40,7 +40,8 @@ class Linear(MergeOp):
     """W' = sum_i c_i W_i over `models`, with c_i = w_i / sum_j w_j (`normalize: true`, the default) or c_i = w_i.
 
     `weights` is a list in the order of `models` or a map from role to weight, and kept as the list. One weight
-    may be `rest`: 1 minus the sum of the others. Without `weights` all are equal.
+    may be `rest`: 1 minus the sum of the others. Without `weights` all are equal. Source, for models of one base:
+    Wortsman et al. 2022, Model soups, arXiv 2203.05482.
     """
 
     op: Literal["linear"]

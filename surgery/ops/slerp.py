@@ -25,7 +25,7 @@ class Slerp(MergeOp):
 
     The angle is that of the whole tensors as vectors. Where |cos a| > 0.9995, or one of them is 0, the result is
     (1 - t) W_0 + t W_1. t = 0 gives the first model, t = 1 the second. Norms are interpolated as the formula does, not
-    preserved. Source: Shoemake 1985, Animating rotation with quaternion curves, section 3.3.
+    preserved. Source: Shoemake 1985, Animating rotation with quaternion curves.
     """
 
     op: Literal["slerp"]

@@ -63,7 +63,6 @@ def test_a_sweep_varies_each_parameter(name: str) -> None:
         "summary": "Merges.",
         "models": recipe["models"],
         "variants": [{"recipe": name, "grid": chosen}],
-        "averages": [],
         "evaluation": {"task": "general_points", "splits": ["id", "ood"], "n": 4},
         "objective": {"improve": {"id": 1}},
     }
