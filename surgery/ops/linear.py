@@ -67,11 +67,10 @@ class Linear(MergeOp):
         decomposer: Decomposer,  # noqa: ARG002 - of Op
     ) -> Tensor:
         """The sum, accumulated in W's dtype in the order of `models`: one pass a model."""
-        (name, c), *others = self.coefficients
-        total = (W if name == RESULT else sources[name]) * c
-        for name, c in others:
-            total.add_(W if name == RESULT else sources[name], alpha=c)
-        return total
+        from surgery.ops.combination import combination
+
+        tensors = [W if name == RESULT else sources[name] for name, _ in self.coefficients]
+        return combination([c for _, c in self.coefficients], tensors)
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return 4 * math.prod(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -37,13 +38,11 @@ class Slerp(MergeOp):
         return 2
 
     def prepare(self, whole: Whole) -> Edit:
-        import torch
-
         from surgery.ops.combination import combination
-        from surgery.ops.measures import gram
+        from surgery.ops.geometry import coefficients
 
-        coefficients = slerp_coefficients(self.t, torch.from_numpy(gram(whole, self.merged))).tolist()
-        return lambda piece: combination(coefficients, self.merged(piece))
+        measured = coefficients(whole, self.merged, partial(slerp_coefficients, self.t), "tensors")
+        return lambda piece: combination(measured(piece), self.merged(piece))
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return 4 * math.prod(shape)

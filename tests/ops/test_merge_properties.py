@@ -5,11 +5,13 @@ All merges of `OPS` are tested; one that is added is, too, and needs at most its
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from surgery.ops import OPS
@@ -42,6 +44,11 @@ INTERESTING: dict[str, dict[str, Any]] = {  # so that it does what it is for
     "nuslerp": {"angles": "rows"},
     "model_stock": {"filter_wise": True},
     "passthrough": {"scale": 0.7},
+}
+NUMBERS = {
+    **dict.fromkeys(("slerp", "nuslerp"), (2, 2)),
+    **dict.fromkeys(("multislerp", "karcher", "model_stock"), (2, 99)),
+    **dict.fromkeys(("passthrough", "wise_ft", "nearswap", "arcee_fusion"), (1, 1)),
 }
 WEIGHTS = {"a": 0.8, "b": 0.5, "c": 1.1}
 
@@ -82,6 +89,26 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 def summed(b: Tensor, W: Tensor, k: int) -> Tensor:
     return b + k * (W - b)
+
+
+@pytest.mark.parametrize("name", MERGES)
+@pytest.mark.parametrize("count", range(5))
+def test_the_number_of_models(name: str, count: int) -> None:
+    """Is right, or one message says how many there are and how many are merged."""
+    step = {"op": name, **REQUIRED.get(name, {}), "models": [f"m{i}" for i in range(count)]}
+    if name in BASED:
+        step["base"] = "base"
+    if name == "consensus":
+        step["k"] = 1
+    least, most = NUMBERS.get(name, (1, 99))
+    if least <= count <= most:
+        assert len(OPS[name].model_validate(step).models) == count
+        return
+    with pytest.raises(ValidationError) as caught:
+        OPS[name].model_validate(step)
+    (fault,) = caught.value.errors()
+    expected = ("one", "two")[least - 1] + ("" if least == most else " or more")
+    assert re.match(rf"Value error, found {count} models?; `{name}` merges {expected}($|[,;])", fault["msg"])
 
 
 SAME = "the result is that model"
@@ -214,5 +241,5 @@ def test_a_single_weight(name: str, chosen: int) -> None:
 
 def test_the_exceptions_are_merges() -> None:
     """No operation is excused that does not exist."""
-    for exceptions in (EQUAL, ORDERED, NO_FACTOR, POSITIVE, ABSOLUTE, NOT_CHOSEN, REQUIRED, INTERESTING):
+    for exceptions in (EQUAL, ORDERED, NO_FACTOR, POSITIVE, ABSOLUTE, NOT_CHOSEN, REQUIRED, INTERESTING, NUMBERS):
         assert set(exceptions) <= set(MERGES)
