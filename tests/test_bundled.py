@@ -16,9 +16,13 @@ EXPECTED = [
     "denoise-task-vector",
     "drop-deep-layers",
     "merge-adapter",
+    "merge-dare-ties",
     "merge-iso-c",
     "merge-iso-cts",
     "merge-knots",
+    "merge-linear",
+    "merge-slerp",
+    "merge-ties",
     "merge-tsv",
     "reset-first-quarter",
     "restore-head-and-tail",
@@ -90,3 +94,8 @@ def test_settings_that_the_comments_name() -> None:
     for alpha in ("0.25", "0.75"):
         load("wise-ft", {"alpha": alpha})
     load("denoise-task-vector", {"rank": "10%"})
+    load("merge-linear", {"t": "[0.2, 0.8]"})
+    load("merge-slerp", {"t": "[0, 0.5, 1]"})
+    for name in ("merge-ties", "merge-dare-ties"):
+        load(name, {"weights": "[1, 0.5]", "density": "0.1", "lambda": "0.8"})
+    load("merge-dare-ties", {"seed": "3"})

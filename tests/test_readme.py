@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +23,9 @@ from evalkit.demo.run import lay_out
 from evalkit.engines.base import Prompt
 from evalkit.sweeps.grid import expand
 from evalkit.sweeps.loading import load
-from surgery.ops.merge import MergeOp
-from surgery.ops.whole import Edit, Whole
 from surgery.yaml_source import read_yaml
 from tests.evalkit.fake_engine import FakeEngine, text
-from tests.ops.whole import edited
+from tests.pairs import read
 from tests.smollm2 import Pair
 from tests.tiny_models import save_tiny
 
@@ -97,7 +97,7 @@ def test_every_command_and_option_that_is_named_exists() -> None:
 
 def test_the_recipe_that_is_shown_runs(place: Path) -> None:
     """With its selectors, parameters and two steps."""
-    recipe, _, _ = blocks("yaml")
+    recipe, *_ = blocks("yaml")
     (place / "shown.yaml").write_text(recipe)
     made = surgery.plan(place / "shown.yaml", [place / "base", place / "sft"], settings={"head": "40%"})
     assert {tensor.steps for tensor in made.tensors} == {(), (0,), (1,)}
@@ -111,17 +111,44 @@ def test_the_python_that_is_shown_runs(place: Path, monkeypatch: pytest.MonkeyPa
     assert surgery.verify("out-python").tensors == 75
 
 
-def test_the_operation_that_is_shown_works() -> None:
-    """With the imports that its file would have; whatever the pieces."""
+def test_the_merge_that_is_shown_runs(place: Path) -> None:
+    """With three models, and the bundled recipe with two."""
+    _, recipe, *_ = blocks("yaml")
+    (place / "merge.yaml").write_text(recipe)
+    models = [place / name for name in ("base", "sft", "rl", "inter-sft")]
+    made = surgery.plan(place / "merge.yaml", models)
+    assert {tensor.steps for tensor in made.tensors} == {(0,)}
+    (line,) = re.findall(
+        r"^    surgery apply merge-ties BASE CODE MATH merged --set density=([\d.]+)", README, re.MULTILINE
+    )
+    surgery.plan("merge-ties", models[:3], settings={"density": line})
+
+
+def test_the_operation_that_is_shown_works(place: Path, tmp_path: Path) -> None:
+    """A file with the imports that are named, its import, and its place in the table: then a recipe may name it."""
     code, *_ = blocks("python")
-    namespace: dict[str, Any] = {
-        "MergeOp": MergeOp, "Literal": Literal, "Whole": Whole, "Edit": Edit, "torch": torch, "math": math,
-    }  # fmt: skip
-    exec(compile(code, "README.md", "exec", dont_inherit=True), namespace)
-    op = namespace["Median"].model_validate({"op": "median", "models": ["a", "b", "c"]})
-    a, b, c = (torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
-    expected = torch.stack([a, b, c]).sort(dim=0).values[1]
-    assert torch.equal(edited(op, a, {"a": a, "b": b, "c": c}, elements=7), expected)
+    shutil.copytree(Path(surgery.__file__).parent, tmp_path / "surgery", ignore=shutil.ignore_patterns("__pycache__"))
+    ops = tmp_path / "surgery" / "ops"
+    imports, _ = (ops / "passthrough.py").read_text().split("class ", 1)
+    (ops / "median.py").write_text(imports + code)
+    table = (ops / "__init__.py").read_text()
+    table = table.replace("_TABLE: ", "from surgery.ops.median import Median\n\n_TABLE: ", 1)
+    (ops / "__init__.py").write_text(table.replace("    Linear,\n", "    Linear,\n    Median,\n", 1))
+    step = {"op": "median", "models": ["base", "sft", "rl"]}
+    recipe = tmp_path / "median.yaml"
+    recipe.write_text(json.dumps({"name": "median", "models": step["models"], "steps": [step]}))
+    done = subprocess.run(
+        [*CLI, "apply", recipe, "base", "sft", "rl", tmp_path / "out"],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    base, sft, rl, found = (read(path) for path in (place / "base", place / "sft", place / "rl", tmp_path / "out"))
+    for name, median in found.items():
+        assert torch.equal(median, torch.stack([base[name], sft[name], rl[name]]).sort(dim=0).values[1]), name
 
 
 def test_the_task_that_is_shown_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +224,7 @@ def test_the_run_that_is_shown_looks_so(tmp_path: Path) -> None:
 
 def test_the_configuration_that_is_shown_is_one() -> None:
     """Every key is known, and every value right."""
-    _, _, config = blocks("yaml")
+    *_, config = blocks("yaml")
     loaded = trainers.load_config("sft", read_yaml(config, "README.md").data)
     assert loaded.optimizer.warmup.of(800) == 24
 
@@ -216,7 +243,7 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_the_sweep_that_is_shown_is_one() -> None:
     """Every key is known, and every combination a recipe; the averages come to it."""
-    _, sweep, _ = blocks("yaml")
+    _, _, sweep, _ = blocks("yaml")
     loaded, source = load(read_yaml(sweep, "README.md").data)
     names = [candidate.name for candidate in expand(loaded, source)]
     assert len(names) == 8 + 1 + 3

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from surgery.ops.base import Kind, Role
 from surgery.ops.merge import TaskVectorOp, of_role
+from surgery.ops.task_vector_sum import COUNTS_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 FENCE = 1.5  # how many interquartile ranges above the median importance is outstanding
 DIVERGENCES_BYTES = 4 << 20  # kept, one number a row: for a million rows, more than any vocabulary has
 LARGEST_EXPONENT = 80.0  # whose power float32 holds; weights that differ by as much are not told apart from broken ones
-COUNTS_BYTES = 2 << 20  # of `Magnitudes`
 
 
 class ArceeFusion(TaskVectorOp):
@@ -32,7 +32,9 @@ class ArceeFusion(TaskVectorOp):
 
     Source: mergekit's arcee_fusion (Arcee 2024, arcee.ai), which takes the quartiles of a random million of the scores,
     drawn anew each time, and computes the divergence by its definition in the dtype of the files, after adding 1e-8 to
-    p and q. In float32 that leaves nothing of the divergence of rows that differ by 1e-3 or less.
+    p and q. In float64 its code takes exactly the entries that are taken here (of a tensor of up to a million); in
+    float32 rounding makes its divergences wrong by 60 % (the median, of rows that differ by 4e-4, 2 % of their size),
+    and 8 % of the entries come from the other model, in bfloat16 7 to 11 %.
     """
 
     kind: ClassVar[Kind] = "rows"
@@ -70,7 +72,7 @@ class ArceeFusion(TaskVectorOp):
         return edit
 
     def workspace(self, shape: tuple[int, ...]) -> int:
-        return 4 * 8 * math.prod(shape) + DIVERGENCES_BYTES + COUNTS_BYTES
+        return 4 * 8 * math.prod(shape) + DIVERGENCES_BYTES + 2 * COUNTS_BYTES
 
     def flops(self, shape: tuple[int, ...]) -> int:
         return 40 * math.prod(shape)

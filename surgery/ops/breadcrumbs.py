@@ -31,7 +31,7 @@ class Breadcrumbs(_Breadcrumbs):
     largest in size, and without the smallest, so that the share `density` is left (see `magnitude_window`).
 
     Density 1 keeps all, whatever gamma, as in mergekit. Source: Davari and Belilovsky 2024, Model Breadcrumbs: scaling
-    multi-task model merging with sparse masks, arXiv 2312.06795, section 3.
+    multi-task model merging with sparse masks, arXiv 2312.06795.
     """
 
     op: Literal["breadcrumbs"]
@@ -40,8 +40,7 @@ class Breadcrumbs(_Breadcrumbs):
 class BreadcrumbsTies(_Breadcrumbs):
     """As `breadcrumbs`, and of the v_i only those are summed whose entry has the elected sign (see `election`).
 
-    Source: Davari and Belilovsky 2024, arXiv 2312.06795, section 3, with Yadav et al. 2023, arXiv 2306.01708,
-    section 4.
+    Source: Davari and Belilovsky 2024, arXiv 2312.06795, with Yadav et al. 2023, arXiv 2306.01708.
     """
 
     op: Literal["breadcrumbs_ties"]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from surgery.graded import Number, within
 from surgery.ops.merge import TaskVectorOp
-from surgery.wording import show
+from surgery.wording import numbered, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +25,9 @@ class Consensus(TaskVectorOp):
 
     The mask of model i is 1 where |d_i| >= tall_lambda |D - d_i|: its TALL mask, of what matters to its task. k = 2, as
     by default, leaves out what matters to none or to one alone; k = 0 is task arithmetic, and so is tall_lambda = 0,
-    which makes every mask 1. Source: Wang et al. 2024, Localizing task information for improved model merging and
-    compression, arXiv 2405.07813, sections 3 and 4.
+    which makes every mask 1. Three or more equal models give b at tall_lambda 1: the sum of the others is larger than
+    each. Source: Wang et al. 2024, Localizing task information for improved model merging and compression, arXiv
+    2405.07813; its code compares by >.
     """
 
     op: Literal["consensus"]
@@ -40,8 +41,8 @@ class Consensus(TaskVectorOp):
     def _enough_models(self) -> Self:
         if self.k > len(self.models):
             raise ValueError(
-                f"found {show(self.k)} for `k`; there are {len(self.models)} `models`, so no entry could be kept: "
-                f"choose {len(self.models)} or less"
+                f"found {numbered(len(self.models), 'model')} and {show(self.k)} for `k`, so that no entry could be "
+                f"kept; name more models, or choose {len(self.models)} or less for `k`"
             )
         return self
 
@@ -63,9 +64,9 @@ def consensus(vectors: Sequence[Tensor], k: int, tall_lambda: float) -> Tensor:
     """M D, in new memory."""
     import torch
 
-    total = torch.zeros_like(vectors[0])
-    for d in vectors:
-        total.add_(d)
+    from surgery.ops.combination import combination
+
+    total = combination([1.0] * len(vectors), vectors)
     masks = torch.zeros_like(total)
     for d in vectors:
         masks.add_((total - d).abs_().mul_(tall_lambda).le_(d.abs()))

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 class Emr(TaskVectorOp):
     """W' = b + lambda g max_i relu(g d_i), with g = sign(sum_i d_i), entry by entry.
 
-    Of the changes that have the sign of their sum, the largest. Where the sum is 0, the result is b. The masks and
+    Of the changes that have the sign of their sum, the largest. Where the sum is 0, the result is b (the authors' code
+    takes the largest of those below 0 there). The masks and
     scales by which the paper restores each task from this vector belong to the task, not to one merged model, and are
     not made. One model gives that model, to rounding. Source: Huang et al. 2024, EMR-Merging: tuning-free
-    high-performance model merging, arXiv 2405.17461, section 3.2, Elect.
+    high-performance model merging, arXiv 2405.17461, the step Elect.
     """
 
     op: Literal["emr"]
@@ -48,11 +49,10 @@ def elected(vectors: Sequence[Tensor]) -> Tensor:
     """g max_i relu(g d_i), in new memory. NaN stays NaN."""
     import torch
 
-    total = torch.zeros_like(vectors[0])
-    for d in vectors:
-        total.add_(d)
-    sign = total.sign()
-    largest = torch.zeros_like(total)
+    from surgery.ops.combination import combination
+
+    sign = combination([1.0] * len(vectors), vectors).sign_()
+    largest = torch.zeros_like(sign)
     for d in vectors:
         torch.maximum(largest, d * sign, out=largest)
     return largest.mul_(sign)

@@ -73,3 +73,15 @@ def lengths_and_cosines(products: Tensor) -> tuple[Tensor, Tensor]:
     lengths = products.diagonal().movedim(-1, 0).sqrt()
     sizes = lengths.unsqueeze(0) * lengths.unsqueeze(1)
     return lengths, torch.where(sizes > 0, products / sizes, 0.0).clamp(-1, 1)
+
+
+def arc(t: float, cosines: Tensor, straight: Tensor) -> Tensor:
+    """sin((1 - t) a) / sin(a) and sin(t a) / sin(a) for the angles a with these cosines [...]: [2, ...].
+
+    They lead along the great circle between two vectors. 1 - t and t, along the line, where `straight`.
+    Source: Shoemake 1985, Animating rotation with quaternion curves.
+    """
+    angle = cosines.where(~straight, 0.0).acos()
+    curved = torch.stack([((1 - t) * angle).sin(), (t * angle).sin()]) / angle.sin()
+    line = torch.stack([torch.full_like(angle, 1 - t), torch.full_like(angle, t)])
+    return torch.where(straight, line, curved)

@@ -29,7 +29,7 @@ class Karcher(GeometricOp):
     vector that is 0 counts in L alone; one opposite to m has no direction from it, and is left out of that step. Only
     where all v_i are 0, so is v.
 
-    Sources: Karcher 1977, Riemannian center of mass, theorem 1.2 (the gradient); mergekit's karcher (no base, and equal
+    Sources: Karcher 1977, Riemannian center of mass (the gradient); mergekit's karcher (no base, and equal
     weights). The iteration runs on k coefficients: m = sum_i c_i u_i throughout.
     """
 

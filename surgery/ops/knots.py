@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from surgery.ops.merge import PerModel, each_within
 from surgery.ops.spectral_merge import SpectralMergeOp
+from surgery.ops.task_vector_sum import COUNTS_BYTES
 from surgery.spectral import cost
 
 if TYPE_CHECKING:
@@ -51,23 +51,29 @@ class Knots(SpectralMergeOp):
         """Whether this is task arithmetic, for which nothing is decomposed."""
         return self.method in ("linear", "dare_linear") and min(self.density) == 1
 
+    @property
+    def _drops(self) -> bool:
+        return self.method.startswith("dare")
+
     def prepare(self, whole: Whole) -> Edit:
         if self._plain:
             return lambda piece: self.onto_base(piece, self.total(piece))
-        sparsifiers = self._sparsifiers(whole.name)
-        return lambda piece: self.onto_base(piece, self._merged(piece, sparsifiers))
+        return lambda piece: self.onto_base(piece, self._merged(whole.name, piece))
 
-    def _sparsifiers(self, name: str) -> list[Sparsifier]:
+    def _sparsifiers(self, name: str, piece: Piece, parts: list[Tensor]) -> list[Sparsifier]:
+        """What makes each of the coefficients sparse: they are a whole of one piece."""
         from surgery.ops.random_drop import drop
+        from surgery.ops.trim import trims
         from surgery.ops.uniform import Uniform
+        from surgery.ops.whole import Whole
 
-        found = []
-        for role, density in zip(self.models, self.density, strict=True):
-            dropping = drop(density, Uniform(self.seed, role, name))
-            found.append(_rescaled(dropping, density) if self.method.startswith("dare") else _trim(density))
-        return found
+        if self._drops:
+            each = zip(self.models, self.density, strict=True)
+            return [drop(density, Uniform(self.seed, role, name)) for role, density in each]
+        whole = Whole(name, tuple(parts[0].shape), lambda: iter([piece]))
+        return trims(whole, lambda _: parts, self.density)
 
-    def _merged(self, piece: Piece, sparsifiers: Sequence[Sparsifier]) -> Tensor:
+    def _merged(self, name: str, piece: Piece) -> Tensor:
         from surgery.ops.combination import combination
         from surgery.ops.election import agreeing_sum
         from surgery.spectral.rank import meaningful_triplets
@@ -78,10 +84,15 @@ class Knots(SpectralMergeOp):
         for place, d in zip(vectors, self.each(piece), strict=True):
             place.copy_(d)
         U = meaningful_triplets(joint, min(joint.shape), piece.decomposer).U
-        parts = [sparsify(U.mT @ d, piece.first) for d, sparsify in zip(vectors, sparsifiers, strict=True)]
-        C = combination(self.weights, parts)
+        parts = [U.mT @ d for d in vectors]
+        for i, sparsify in enumerate(self._sparsifiers(name, piece, parts)):
+            parts[i] = sparsify(parts[i], piece.first)
+        factors = [
+            w / (density or 1) if self._drops else w for w, density in zip(self.weights, self.density, strict=True)
+        ]
+        C = combination(factors, parts)
         if self.method.endswith("ties"):
-            C = agreeing_sum(C.sign_(), parts, self.weights, self.weights)
+            C = agreeing_sum(C.sign_(), parts, factors, self.weights)
         return U @ C
 
     def workspace(self, shape: tuple[int, ...]) -> int:
@@ -89,7 +100,7 @@ class Knots(SpectralMergeOp):
         if self._plain:
             return cost.LIBRARY + 12 * m * n
         rank = min(m, k * n)
-        merging = 4 * rank * n * (k + 7)
+        merging = 4 * rank * n * (k + 7) + COUNTS_BYTES * (k + 1)
         return 4 * m * n * (k + 1) + max(cost.decomposition((m, k * n), rank), 4 * m * rank + merging)
 
     def flops(self, shape: tuple[int, ...]) -> int:
@@ -98,22 +109,3 @@ class Knots(SpectralMergeOp):
             return 3 * k * m * n
         rank = min(m, k * n)
         return cost.flops((m, k * n), rank, matrices=1) + 2 * m * rank * n + 20 * k * rank * n
-
-
-def _trim(density: float) -> Sparsifier:
-    """Sets all but the largest floor(density N) entries to 0, at least one being kept; in place."""
-
-    def trim(C: Tensor, first: int) -> Tensor:  # noqa: ARG001 - of a sparsifier
-        kept = max(1, int(density * C.numel()))
-        if density == 0 or kept >= C.numel():
-            return C if density else C.zero_()
-        sizes = C.abs()
-        smallest = sizes.reshape(-1).kthvalue(C.numel() - kept + 1).values
-        return C.mul_(sizes >= smallest)
-
-    return trim
-
-
-def _rescaled(dropping: Sparsifier, density: float) -> Sparsifier:
-    """What is kept, divided by the probability of that."""
-    return lambda C, first: dropping(C, first).div_(density or 1)

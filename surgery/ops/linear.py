@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema, model_validator
+from pydantic import Field, WithJsonSchema
 
 from surgery.graded import NUMBER_SCHEMA, Graded, Number, is_number, read_number
 from surgery.ops.base import RESULT
-from surgery.ops.merge import VANISHING_SUM, MergeOp
+from surgery.ops.merge import MergeOp, normalized
 from surgery.wording import show
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class Linear(MergeOp):
     """W' = sum_i c_i W_i over `models`, with c_i = w_i / sum_j w_j (`normalize: true`, the default) or c_i = w_i.
 
     `weights` is a list in the order of `models` or a map from role to weight, and kept as the list. One weight
-    may be `rest`: 1 minus the sum of the others. Without `weights` all are equal.
+    may be `rest`: 1 minus the sum of the others. Without `weights` all are equal. Source, for models of one base:
+    Wortsman et al. 2022, Model soups, arXiv 2203.05482.
     """
 
     op: Literal["linear"]
@@ -50,12 +51,6 @@ class Linear(MergeOp):
     @classmethod
     def read_value(cls, name: str, value: object) -> object:
         return _weight(name, value)
-
-    @model_validator(mode="after")
-    def _sum(self) -> Linear:
-        if not self.graded:
-            self.check()
-        return self
 
     def check(self) -> None:
         _coefficients(self.models, self.weights, self.normalize)
@@ -72,11 +67,10 @@ class Linear(MergeOp):
         decomposer: Decomposer,  # noqa: ARG002 - of Op
     ) -> Tensor:
         """The sum, accumulated in W's dtype in the order of `models`: one pass a model."""
-        (name, c), *others = self.coefficients
-        total = (W if name == RESULT else sources[name]) * c
-        for name, c in others:
-            total.add_(W if name == RESULT else sources[name], alpha=c)
-        return total
+        from surgery.ops.combination import combination
+
+        tensors = [W if name == RESULT else sources[name] for name, _ in self.coefficients]
+        return combination([c for _, c in self.coefficients], tensors)
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return 4 * math.prod(shape)
@@ -117,13 +111,7 @@ def _coefficients(
         raise ValueError(f"`weights` has `{REST}` more than once; only one weight can be what the others leave")
     rest = 1.0 - math.fsum(numbers)
     resolved = [rest if w == "rest" else w for w in given]
-    scale = math.fsum(resolved) if normalize else 1.0
-    if normalize and abs(scale) <= VANISHING_SUM * math.fsum(abs(w) for w in resolved):
-        raise ValueError(
-            f"the weights {resolved} sum to {scale:g}, and `normalize` would divide by that; "
-            "change them, or set `normalize: false`"
-        )
-    found = tuple((name, w / scale) for name, w in zip(models, resolved, strict=True))
+    found = tuple(zip(models, normalized(resolved, optional=True) if normalize else resolved, strict=True))
     for name, c in found:
         if abs(c) > LARGEST:
             raise ValueError(f"the weight of `{name}` comes to {c:.3g}; float32 holds up to {LARGEST:.3g}: change them")

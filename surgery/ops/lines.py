@@ -27,7 +27,7 @@ class Lines(TaskVectorOp):
 
     alpha + beta = 1 keeps a single fine-tuned model's last layer. For k models the authors take alpha = 1 / k for task
     arithmetic and look for beta. Source: Wang, Dimitriadis, Favero, Ortiz-Jimenez, Fleuret, Frossard 2024, LiNeS,
-    arXiv 2410.17146, equation 2; github.com/wang-kee/LiNeS, `LiNeS_scaling`.
+    arXiv 2410.17146; github.com/wang-kee/LiNeS, `LiNeS_scaling`.
     """
 
     op: Literal["lines"]

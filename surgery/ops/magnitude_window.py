@@ -18,8 +18,8 @@ def windows(whole: Whole, vectors: Vectors, densities: Sequence[float], gammas: 
     the next k = floor(density n), and everything as large as the first or the last of these.
 
     Where t + k > n, t is n - k, so that k are kept. Density 1 keeps all, whatever gamma; k = 0 nothing. Magnitudes
-    are compared in float32. Two passes, of `Magnitudes`. Source: Davari and Belilovsky 2024, section 3, in the
-    parameters of mergekit.
+    are compared in float32. Two passes, of `Magnitudes`. Source: Davari and Belilovsky 2024, arXiv
+    2312.06795, in the parameters of mergekit. (Its code leaves out the largest of each row.)
     """
     ranks = [_ranks(whole.elements, density, gamma) for density, gamma in zip(densities, gammas, strict=True)]
     if not any(ranks):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, get_args
 
+from annotated_types import MinLen
 from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from surgery.graded import NUMBER_SCHEMA, VALUE, Number, is_number, read_number, within
 from surgery.ops.base import RESULT, Kind, Op, Role
-from surgery.wording import quoted, show
+from surgery.wording import numbered, quoted, show
 
 if TYPE_CHECKING:
     from typing import Self
@@ -51,6 +52,15 @@ class MergeOp(Op):
         min_length=1, description="the roles that are merged; `result` is the running tensor"
     )
 
+    @field_validator("models", mode="before")
+    @classmethod
+    def _as_many_as_it_merges(cls, models: object) -> object:
+        if not isinstance(models, list | tuple):
+            return models
+        if fault := wrong_number(cls, len(models)):
+            raise ValueError(fault)
+        return tuple(models)  # as the strict validation of a recipe expects of what no longer is JSON
+
     @field_validator("models")
     @classmethod
     def _distinct(cls, models: tuple[str, ...]) -> tuple[str, ...]:
@@ -74,6 +84,12 @@ class MergeOp(Op):
         """What is given for one model. Raises ValueError."""
         return read_number(value)
 
+    @model_validator(mode="after")
+    def _numbers_go_together(self) -> Self:
+        if not self.graded:  # else `at` checks them tensor by tensor
+            self.check()
+        return self
+
     @property
     def reads(self) -> tuple[str, ...]:
         return self.models
@@ -96,11 +112,9 @@ class VectorOp(MergeOp):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _base_is_another(self) -> Self:
         if self.base in self.models:
             raise ValueError(f"`{self.base}` is the base and among `models`; its task vector is 0: leave it out there")
-        if not self.graded:
-            self.check()
         return self
 
     @property
@@ -150,12 +164,38 @@ def of_role(piece: Piece, role: str) -> Tensor:
     return piece.W if role == RESULT else piece.sources[role]
 
 
-def normalized(weights: Sequence[float]) -> list[float]:
-    """w_i / sum_j w_j. Raises ValueError where the weights sum to about 0."""
+def divisor(weights: Sequence[float], *, optional: bool = False) -> float:
+    """sum_i w_i, by which the weights are to be divided: always, or `optional`, as the field `normalize` says.
+
+    Raises ValueError where they cancel, that is where the sum is about 0 beside that of their sizes.
+    """
     total = math.fsum(weights)
-    if abs(total) <= VANISHING_SUM * math.fsum(abs(w) for w in weights):
-        raise ValueError(f"the weights {list(weights)} sum to {total:g}, and would be divided by that; change them")
+    if abs(total) <= VANISHING_SUM * math.fsum(map(abs, weights)):
+        remedy = "change them, or set `normalize: false`" if optional else "change them"
+        raise ValueError(f"the weights {list(weights)} sum to {total:g}, and would be divided by that; {remedy}")
+    return total
+
+
+def normalized(weights: Sequence[float], *, optional: bool = False) -> list[float]:
+    """w_i / sum_j w_j. Raises ValueError where they cancel (see `divisor`)."""
+    total = divisor(weights, optional=optional)
     return [w / total for w in weights]
+
+
+def wrong_number(op: type[MergeOp], found: int) -> str | None:
+    """What is wrong with so many models, if anything: the type of the field tells how many there may be."""
+    field = op.model_fields["models"]
+    items = get_args(field.annotation)
+    fixed = len(items) if items[-1] is not Ellipsis else None
+    least = fixed or next((limit.min_length for limit in field.metadata if isinstance(limit, MinLen)), 0)
+    if found == fixed or (fixed is None and found >= least):
+        return None
+    expected = {1: "one", 2: "two"}.get(least, str(least)) + ("" if fixed else " or more")
+    based = "base" in op.model_fields and op.model_fields["base"].is_required()
+    beside = ", beside `base`" if based else ""
+    rest = "; a step after it can merge `result` with another" if found > least and (based or least > 1) else ""
+    name = get_args(op.model_fields["op"].annotation)[0]
+    return f"found {numbered(found, 'model')}; `{name}` merges {expected}{beside}{rest}"
 
 
 def _are_rules(value: object) -> bool:

@@ -23,8 +23,7 @@ class ModelStock(GeometricOp):
     t has a pole and the result is b, as in mergekit. A task vector that is 0 has the cosine 0. (mergekit takes cosines
     between short vectors, |d_i| |d_j| < 1e-6, for smaller than they are; here they do not depend on the length.)
 
-    Source: Jang, Yun, Han 2024, Model Stock: All we need is just a few fine-tuned models, arXiv 2403.19522, equation 4
-    and appendix B.
+    Source: Jang, Yun, Han 2024, Model Stock: All we need is just a few fine-tuned models, arXiv 2403.19522.
     """
 
     kind: ClassVar[Kind] = "rows"

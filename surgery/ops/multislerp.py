@@ -38,7 +38,7 @@ class MultiSlerp(GeometricOp):
         self._shares()
 
     def _shares(self) -> Sequence[float]:
-        return normalized(self.weights) if self.normalize else self.weights
+        return normalized(self.weights, optional=True) if self.normalize else self.weights
 
     def formula(self, products: Tensor) -> Tensor:
         return mean_direction(self._shares(), products)

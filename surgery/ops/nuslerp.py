@@ -52,19 +52,8 @@ class NuSlerp(GeometricOp):
         return self.angles
 
     def formula(self, products: Tensor) -> Tensor:
-        return arc(self._t(), products)
+        from surgery.ops.geometry import arc, lengths_and_cosines
 
-
-def arc(t: float, products: Tensor) -> Tensor:
-    """The two factors of the formula, [2, ...], from the inner products [2, 2, ...] of the two vectors."""
-    import torch
-
-    from surgery.ops.geometry import lengths_and_cosines
-
-    _, cosines = lengths_and_cosines(products)
-    cosine = cosines[0, 1]
-    straight = 1 - cosine**2 <= COLLINEAR
-    angle = cosine.where(~straight, 0.0).acos()
-    curved = torch.stack([((1 - t) * angle).sin(), (t * angle).sin()]) / angle.sin()
-    line = torch.stack([torch.full_like(angle, 1 - t), torch.full_like(angle, t)])
-    return torch.where(straight, line, curved)
+        _, cosines = lengths_and_cosines(products)
+        cosine = cosines[0, 1]
+        return arc(self._t(), cosine, 1 - cosine**2 <= COLLINEAR)

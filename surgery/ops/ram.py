@@ -74,10 +74,12 @@ class RamPlus(_Ram):
         return 2
 
     def factors(self, whole: Whole) -> Sequence[float]:
+        from surgery.ops.combination import combination
+
         shared, alone = [0] * len(self.models), [0] * len(self.models)
         for piece in whole.pieces():
             masks = changed(self.vectors(piece), self.epsilon)
-            count = sum_of(masks)
+            count = combination([1.0] * len(masks), masks)
             for i, mask in enumerate(masks):
                 mask.mul_(count)  # 0 where it has not changed, else how many models have
                 alone[i] += int((mask == 1).sum())
@@ -91,18 +93,12 @@ def changed(vectors: Sequence[Tensor], epsilons: Sequence[float]) -> list[Tensor
     return [d.abs().gt_(epsilon) for d, epsilon in zip(vectors, epsilons, strict=True)]
 
 
-def sum_of(masks: Sequence[Tensor]) -> Tensor:
-    """sum_i m_i, entry by entry, in new memory."""
-    total = masks[0].clone()
-    for mask in masks[1:]:
-        total.add_(mask)
-    return total
-
-
 def merged(vectors: Sequence[Tensor], epsilons: Sequence[float], factors: Sequence[float]) -> Tensor:
     """sum_i m_i d_i / max(1, sum_i m_i), each term times its factor where it stands alone. NaN stays NaN."""
+    from surgery.ops.combination import combination
+
     masks = changed(vectors, epsilons)
-    count = sum_of(masks)
+    count = combination([1.0] * len(masks), masks)
     alone = count.clone().eq_(1)
     total = vectors[0].new_zeros(vectors[0].shape)
     for d, mask, factor in zip(vectors, masks, factors, strict=True):

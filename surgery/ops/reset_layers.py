@@ -15,6 +15,7 @@ class ResetLayers(Op):
     """The selected tensors become byte copies of those of the model `from`.
 
     There is no natural scope: without `select` the whole model would be replaced, so `select` is required.
+    Source: Jin et al. 2025, RL Is Neither a Panacea Nor a Mirage, arXiv 2508.16546 (the first quarter of the layers).
     """
 
     kind: ClassVar[Kind] = "copy"

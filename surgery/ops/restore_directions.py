@@ -29,7 +29,8 @@ class RestoreDirections(TwoModelOp):
     `orthogonalize`: `none` is the formula as published, whose mixed factors are not orthonormal, so W' does not have
     the singular values S*. With the others it does: `rotate` turns the rest by the direct rotations that take the
     replaced onto the restored subspaces, `polar` replaces both factors by their nearest orthonormal matrices.
-    Sources: "RL Is Neither a Panacea Nor a Mirage", arXiv 2509.12235 (`none`); Davis and Kahan 1970 (`rotate`).
+    Sources: Jin et al. 2025, RL Fine-Tuning Heals OOD Forgetting in SFT, arXiv 2509.12235 (`none`); Davis and Kahan
+    1970 (`rotate`).
     """
 
     op: Literal["restore_directions"]

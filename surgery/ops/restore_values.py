@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class RestoreValues(TwoModelOp):
     """W' = U S_b V^T for W = U S V^T, the running tensor, and b = U_b S_b V_b^T, that of the model `from`.
 
-    The control experiment of "RL Is Neither a Panacea Nor a Mirage", arXiv 2509.12235: it changes next to nothing.
+    The control experiment of Jin et al. 2025, RL Fine-Tuning Heals OOD Forgetting in SFT, arXiv 2509.12235: it changes
+    next to nothing.
     """
 
     op: Literal["restore_values"]

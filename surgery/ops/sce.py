@@ -29,7 +29,7 @@ class Sce(TaskVectorOp):
     With `select_topk` 1 all is selected. Where k = 0, so with one model or equal ones and a smaller share, the result
     is b. Where all v_i are 0, so is the sum. mergekit takes equal weights where the mean squares sum to less than 1e-6,
     which those of fine-tuned models mostly do; the paper knows no such limit, and here is none. Source: Wan et al.
-    2024, FuseChat: knowledge fusion of chat models, arXiv 2408.07990, section 3.3.
+    2024, FuseChat: knowledge fusion of chat models, arXiv 2408.07990.
     """
 
     op: Literal["sce"]
@@ -87,10 +87,9 @@ def variance(vectors: Sequence[Tensor]) -> Tensor:
 
     Of products and sums that are rounded one by one: the same whatever the piece.
     """
-    mean = vectors[0].clone()
-    for v in vectors[1:]:
-        mean.add_(v)
-    mean.div_(len(vectors))
+    from surgery.ops.combination import combination
+
+    mean = combination([1.0] * len(vectors), vectors).div_(len(vectors))
     total = (vectors[0] - mean).square_()
     for v in vectors[1:]:
         total.add_((v - mean).square_())

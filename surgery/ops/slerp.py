@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from surgery.ops.base import Role
 from surgery.ops.merge import MergeOp
 
 if TYPE_CHECKING:
-    import numpy as np
+    from torch import Tensor
 
     from surgery.ops.whole import Edit, Whole
 
@@ -25,7 +26,7 @@ class Slerp(MergeOp):
 
     The angle is that of the whole tensors as vectors. Where |cos a| > 0.9995, or one of them is 0, the result is
     (1 - t) W_0 + t W_1. t = 0 gives the first model, t = 1 the second. Norms are interpolated as the formula does, not
-    preserved. Source: Shoemake 1985, Animating rotation with quaternion curves, section 3.3.
+    preserved. Source: Shoemake 1985, Animating rotation with quaternion curves.
     """
 
     op: Literal["slerp"]
@@ -38,10 +39,10 @@ class Slerp(MergeOp):
 
     def prepare(self, whole: Whole) -> Edit:
         from surgery.ops.combination import combination
-        from surgery.ops.measures import gram
+        from surgery.ops.geometry import coefficients
 
-        coefficients = slerp_coefficients(self.t, gram(whole, self.merged))
-        return lambda piece: combination(coefficients, self.merged(piece))
+        measured = coefficients(whole, self.merged, partial(slerp_coefficients, self.t), "tensors")
+        return lambda piece: combination(measured(piece), self.merged(piece))
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return 4 * math.prod(shape)
@@ -50,13 +51,10 @@ class Slerp(MergeOp):
         return 10 * math.prod(shape)
 
 
-def slerp_coefficients(t: float, products: np.ndarray) -> tuple[float, float]:
-    """The two factors of the formula, from the inner products of the two vectors."""
-    norms = [math.sqrt(products[i, i]) for i in range(2)]
-    if min(norms) <= TINY:
-        return 1 - t, t
-    cosine = max(-1.0, min(1.0, float(products[0, 1]) / (norms[0] * norms[1])))
-    if abs(cosine) > COLLINEAR:
-        return 1 - t, t
-    angle = math.acos(cosine)
-    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+def slerp_coefficients(t: float, products: Tensor) -> Tensor:
+    """The two factors of the formula, [2], from the inner products [2, 2] of the two vectors."""
+    from surgery.ops.geometry import arc, lengths_and_cosines
+
+    lengths, cosines = lengths_and_cosines(products)
+    cosine = cosines[0, 1]
+    return arc(t, cosine, (lengths.min() <= TINY) | (cosine.abs() > COLLINEAR))

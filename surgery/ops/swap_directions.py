@@ -19,7 +19,8 @@ class SwapDirections(TwoModelOp):
     """W' = U_b S V_b^T for W = U S V^T, the running tensor, and b = U_b S_b V_b^T, that of the model `from`.
 
     S is known to 1e-8 of its largest value; among equal singular values of b the pairing with S is arbitrary.
-    Source: "RL Is Neither a Panacea Nor a Mirage", arXiv 2509.12235 (RL values forced onto SFT directions).
+    Source: Jin et al. 2025, RL Fine-Tuning Heals OOD Forgetting in SFT, arXiv 2509.12235 (RL values forced onto SFT
+    directions).
     """
 
     op: Literal["swap_directions"]

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from surgery.graded import Number
-from surgery.ops.merge import VANISHING_SUM, PerModel, TaskVectorOp, each_within
+from surgery.ops.merge import PerModel, TaskVectorOp, divisor, each_within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from surgery.ops.sparsifier import Sparsifier
@@ -38,8 +36,8 @@ class TaskVectorSum(TaskVectorOp):
     lambda_: Number = Field(default=1.0, alias="lambda", description="the factor of the merged task vector")
 
     def check(self) -> None:
-        if self.normalize and not self.elects:
-            divisor_of(self.weights)
+        if not self.elects:
+            self._divisor()
 
     def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - for those who measure it
         def edit(piece: Piece) -> Tensor:
@@ -57,25 +55,18 @@ class TaskVectorSum(TaskVectorOp):
         if self.elects:
             sign = elected_sign(vectors, coefficients)
             return agreeing_sum(sign, vectors, coefficients, self.weights if self.normalize else None)
-        divisor = divisor_of(self.weights) if self.normalize else 1.0
-        return combination([c / divisor for c in coefficients], vectors)
+        total = self._divisor()
+        return combination([c / total for c in coefficients], vectors)
+
+    def _divisor(self) -> float:
+        """That of the sum; weights that are all 0 need none. Raises ValueError where they cancel."""
+        return divisor(self.weights, optional=True) if self.normalize and any(self.weights) else 1.0
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return 4 * (len(self.models) + (6 if self.elects else 4)) * math.prod(shape)
 
     def flops(self, shape: tuple[int, ...]) -> int:
         return (9 if self.elects else 3) * len(self.models) * math.prod(shape)
-
-
-def divisor_of(weights: Sequence[float]) -> float:
-    """The sum of the weights, 1 where all are 0. Raises ValueError where they cancel."""
-    divisor, size = math.fsum(weights), math.fsum(map(abs, weights))
-    if size and abs(divisor) <= VANISHING_SUM * size:
-        raise ValueError(
-            f"the weights {list(weights)} sum to {divisor:g}, and `normalize` would divide by that; "
-            "change them, or set `normalize: false`"
-        )
-    return divisor or 1.0
 
 
 class SparseTaskVectorSum(TaskVectorSum):

@@ -19,7 +19,8 @@ class Ties(SparseTaskVectorSum):
     Of each task vector the share `density` of the entries that are largest in size is kept (see `trim`), an entry's
     sign is that of the weighted sum, and T averages over the models whose entry has it (see `election`); without
     `normalize` it sums them. Where all are 0, the result is b. Source: Yadav et al. 2023, TIES-Merging: resolving
-    interference when merging models, arXiv 2306.01708, section 4, whose weights are 1, and whose density is 0.2.
+    interference when merging models, arXiv 2306.01708, whose weights are 1, and whose density is 0.2; its code has one
+    threshold for all tensors of a model, where here, as in mergekit, each has its own.
     """
 
     op: Literal["ties"]

@@ -18,7 +18,7 @@ def trims(whole: Whole, vectors: Vectors, densities: Sequence[float]) -> list[Sp
     one, and everything as large as the k-th, so that nothing depends on an order among equal ones.
 
     Density 1 keeps all, 0 nothing. Magnitudes are compared in float32. Two passes, of `Magnitudes`. Source: Yadav et
-    al. 2023, section 4.1, step 1.
+    al. 2023, arXiv 2306.01708, the step Trim.
     """
     n = whole.elements
     ranks = [[max(1, int(density * n))] if 0 < density < 1 else [] for density in densities]

@@ -21,7 +21,7 @@ class WiseFt(TaskVectorOp):
     """W' = (1 - alpha) b + alpha W_1.
 
     `alpha` 0 gives b, 1 gives W_1, bit by bit. Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models,
-    arXiv 2109.01903, equation 1; they advise 0.5 where nothing else is known.
+    arXiv 2109.01903; they advise 0.5 where nothing else is known.
     """
 
     op: Literal["wise_ft"]

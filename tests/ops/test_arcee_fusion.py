@@ -96,5 +96,7 @@ def test_an_empty_tensor_stays_empty():
 
 def test_one_model_is_fused():
     """Two are refused."""
-    with pytest.raises(ValidationError, match="at most 1"):
+    with pytest.raises(
+        ValidationError, match="found 2 models; `arcee_fusion` merges one, beside `base`; a step after it can"
+    ):
         ArceeFusion.model_validate({"op": "arcee_fusion", "base": "b", "models": ["w", "v"]})

@@ -78,7 +78,7 @@ def test_no_change_any_shape_any_order():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"k": 4}, "found `4` for `k`; there are 3 `models`"),
+        ({"k": 4}, "found 3 models and `4` for `k`, so that no entry could be kept; name more"),
         ({"k": -1}, "greater than or equal to 0"),
         ({"tall_lambda": -1}, "found `-1.0`; expected 0 or more"),
     ],

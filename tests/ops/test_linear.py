@@ -86,7 +86,7 @@ def test_map_and_list_are_the_same_operation():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"models": []}, "at least 1"),
+        ({"models": []}, "found 0 models; `linear` merges one or more"),
         ({"models": ["base", "base"]}, "`base` is listed more than once"),
         ({"models": ["base", "sft"], "weights": [1]}, "found 1 weights for 2 models"),
         ({"models": ["base", "sft"], "weights": {"base": 1}}, "expected one for each of `models`: `base`, `sft`"),

@@ -159,8 +159,8 @@ def test_without_normalisation_the_weights_are_factors():
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("multislerp", {"models": ["a"]}, "at least 2"),
-        ("karcher", {"models": ["a"]}, "at least 2"),
+        ("multislerp", {"models": ["a"]}, "found 1 model; `multislerp` merges two or more"),
+        ("karcher", {"models": ["a"]}, "found 1 model; `karcher` merges two or more"),
         ("multislerp", {"weights": [1, 1, -2]}, "sum to 0, and would be divided by that"),
         ("karcher", {"weights": [1, 1, -1]}, "found `-1.0`; expected 0 or more"),
         ("karcher", {"weights": 0}, r"the weights \[0.0, 0.0, 0.0\] sum to 0"),

@@ -92,7 +92,7 @@ def test_the_order_of_models_does_not_matter():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"models": ["a"]}, "at least 2"),
+        ({"models": ["a"]}, "found 1 model; `model_stock` merges two or more, beside `base`"),
         ({"base": "c"}, "`c` is the base and among `models`"),
         ({"base": None}, "base"),
     ],

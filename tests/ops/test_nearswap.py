@@ -58,7 +58,7 @@ def test_steps_below_a_millionth():
     [
         (-0.1, ("other",), "found `-0.1`; expected 0 or more"),
         ([0.1, -1], ("other",), "found `-1.0`; expected 0 or more"),
-        (0.1, ("other", "third"), "at most 1"),
+        (0.1, ("other", "third"), "found 2 models; `nearswap` merges one, beside `base`"),
         (0.1, ("base",), "`base` is the base and among `models`"),
     ],
 )

@@ -120,7 +120,7 @@ def test_weights_count_by_their_shares():
     [
         ({"weights": [1, -1]}, r"the weights \[1.0, -1.0\] sum to 0, and would be divided by that"),
         ({"weights": [1, 2, 3]}, "found 3 weights for 2 models"),
-        ({"models": ["a", "b", "base"]}, "at most 2"),
+        ({"models": ["a", "b", "base"]}, "found 3 models; `nuslerp` merges two; a step after it can merge `result`"),
         ({"base": "a"}, "`a` is the base and among `models`"),
         ({"angles": "row"}, "Input should be 'tensors', 'rows' or 'columns'"),
     ],

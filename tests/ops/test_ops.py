@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -50,6 +52,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "knots": {"base": "base", "models": ["sft"], "density": 0.5},
     "suppress_intruders": {"from": "base"},
 }
+ROOT = Path(__file__).parent.parent.parent
 STEP: TypeAdapter[Any] = TypeAdapter(Step)
 
 
@@ -79,6 +82,23 @@ def test_roles_must_be_known_and_another(name: str):
     for role, message in (("bse", "not among the recipe's models: base, sft"), (RESULT, "found `result`")):
         with pytest.raises(ValidationError, match=message):
             STEP.validate_python({"op": name, **EXAMPLES[name], "from": role}, context={"roles": ("base", "sft")})
+
+
+def test_the_list_of_operations():
+    """recipes/README.md has all, in the order of the table, with their files and the papers of their docstrings."""
+    text = (ROOT / "recipes" / "README.md").read_text("utf-8").split("## All operations")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| \[(\w+)\]\(\.\./(.*?)\) \| (.*?) \| (.*) \|$", text, re.M)
+    assert [name for name, *_ in rows] == list(OPS)
+    for name, file, result, source in rows:
+        assert file == OPS[name].__module__.replace(".", "/") + ".py"
+        assert result
+        papers = re.findall(r"\[([\d.]+)\]\(https://arxiv\.org/abs/([\d.]+)\)", source)
+        assert {number for number, _ in papers} == {link for _, link in papers}
+        assert {number for number, _ in papers} == set(re.findall(r"arXiv\s+(\d{4}\.\d{4,5})", OPS[name].__doc__))
+        for author in re.findall(r"\b([A-Z]\w+)(?: et al\.)?,? \d{4}", source):
+            assert author in OPS[name].__doc__ or author in sys.modules[OPS[name].__module__].__doc__
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert {name for name in OPS if f"`{name}`" not in readme} == set()
 
 
 def test_operations_load_without_torch():

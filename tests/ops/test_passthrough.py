@@ -31,5 +31,5 @@ def test_scale(scale: float):
 
 def test_one_model_passes():
     """Two are refused."""
-    with pytest.raises(ValidationError, match="at most 1"):
+    with pytest.raises(ValidationError, match="found 2 models; `passthrough` merges one"):
         passthrough(models=["base", "sft"])

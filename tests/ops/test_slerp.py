@@ -66,7 +66,12 @@ def test_without_an_angle_it_is_the_straight_line(other: Tensor):
             {"t": "half", "models": ["a", "b"]},
             "found `half`; expected a number, a list of numbers that is interpolated",
         ),
-        ({"t": 0.5, "models": ["a"]}, "Field required"),
+        ({"t": 0.5, "models": []}, "found 0 models; `slerp` merges two"),
+        ({"t": 0.5, "models": ["a"]}, "found 1 model; `slerp` merges two"),
+        (
+            {"t": 0.5, "models": ["a", "b", "c"]},
+            "found 3 models; `slerp` merges two; a step after it can merge `result`",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(parameters: dict[str, Any], message: str):

@@ -253,7 +253,7 @@ def test_the_sign_of_the_sum_decides():
         (
             "task_arithmetic",
             {"weights": [1, 1, -2], "normalize": True},
-            r"\[1.0, 1.0, -2.0\] sum to 0, and `normalize`",
+            r"\[1.0, 1.0, -2.0\] sum to 0, .* set `normalize: false`",
         ),
         ("ties", {"models": ["x", "base"]}, "`base` is the base and among `models`"),
         ("task_arithmetic", {"density": 0.5}, "Extra inputs are not permitted"),

@@ -154,7 +154,7 @@ def test_the_running_tensor_may_be_merged():
         ({"base": "a"}, "`a` is the base and among `models`"),
         ({"weights": [1, 2]}, "found 2 weights for 3 models"),
         ({"alpha": "x"}, "found `x`; expected a number"),
-        ({"models": []}, "at least 1"),
+        ({"models": []}, "found 0 models; `tsv` merges one or more, beside `base`"),
     ],
 )
 def test_faults(keys: dict[str, Any], message: str):
