@@ -117,6 +117,8 @@ class _Making:
         self.left = part.tensor.slot.nbytes
         self._writer = writer
         self._edits: list[Edit] = []
+        self._kept_after = part.tensor.kept_after
+        self._kept: dict[int, tuple[int, torch.Tensor]] = {}  # by first element, W after so many edits
 
     def prepare(self, read: Callable[[], Iterator[_Read]]) -> None:
         """Let each operation see the whole tensor, as those before it leave it."""
@@ -165,8 +167,14 @@ class _Making:
         return Piece(inputs[0], sources, first, decomposer)
 
     def _edited(self, piece: Piece, edits: Sequence[Edit]) -> Piece:
-        for edit in edits:
+        """A piece as these edits leave it, from what is kept of it on."""
+        done, W = self._kept.get(piece.first, (0, piece.W))
+        piece = replace(piece, W=W)
+        for number, edit in enumerate(edits[done:], done + 1):
             piece = replace(piece, W=edit(piece))
+            if number in self._kept_after:
+                self._kept.pop(piece.first, None)  # its memory becomes free before the next is taken
+                self._kept[piece.first] = number, piece.W.clone()
         return piece
 
     @contextmanager
