@@ -116,7 +116,7 @@ def apply_all(
     progress: Progress | None = None,
 ) -> list[Applied]:
     """Make all variants in one pass over the tensors: each input is read once, and decomposed once for all of them;
-    an operation that measures whole tensors first reads its own inputs once more for each of its passes.
+    an operation that measures tensors of more than one piece reads its own inputs once more for each of its passes.
 
     `models` maps the roles of all recipes to models; a recipe may have some of the roles only. The other arguments are
     those of `apply`, and so is what holds for each output. They get their names together, at the end. An `out` that is

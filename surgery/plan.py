@@ -98,7 +98,9 @@ class TensorPlan:
 
     @property
     def passes(self) -> int:
-        """How often it is read: once to edit it, and by each operation that measures it before."""
+        """How often it is read: once to edit it, and, unless it is one piece, by each operation that measures it."""
+        if prod(self.piece_shape) == self.slot.elements:
+            return 1
         return 1 + sum(op.passes - 1 for op in self.ops)
 
     @property
