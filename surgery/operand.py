@@ -113,7 +113,8 @@ class GatheredOperand:
         working = self._working[: prod(shape)]
         main = self._parts[0][0].dtype.name
         others = []
-        for (info, reader), *places in self._runs(first, first + len(working)):
+        for part, *places in self._runs(first, first + len(working)):
+            info, reader = self._parts[part]
             stored = self._stored[info.dtype.name]
             memory, size = as_bytes(stored), stored.element_size()
             for begin, end, offset in zip(*(each.tolist() for each in places), strict=True):
@@ -125,9 +126,7 @@ class GatheredOperand:
             working[begin:end].copy_(stored[begin:end])
         return working.view(shape)
 
-    def _runs(
-        self, first: int, stop: int
-    ) -> Iterator[tuple[tuple[TensorInfo, Reader], np.ndarray, np.ndarray, np.ndarray]]:
+    def _runs(self, first: int, stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """What a piece consists of: of each part, from where to where in the piece, and from which element of its own.
 
         In arrays, as a vocabulary in another order has a run for every row.
@@ -135,12 +134,12 @@ class GatheredOperand:
         columns = self._columns
         if first == stop:
             return
-        rows, parts, own, counts = self._rows.runs(first // columns, -(-stop // columns))
+        rows, parts, rows_there, counts = self._rows.runs(first // columns, -(-stop // columns))
         begin, end = np.maximum(rows * columns, first), np.minimum((rows + counts) * columns, stop)
-        offset = (own - rows) * columns + begin
-        for number in np.unique(parts):
-            of_part = parts == number
-            yield self._parts[number], begin[of_part] - first, end[of_part] - first, offset[of_part]
+        offset = (rows_there - rows) * columns + begin
+        for part in np.unique(parts).tolist():
+            own = parts == part
+            yield part, begin[own] - first, end[own] - first, offset[own]
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
