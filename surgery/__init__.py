@@ -5,7 +5,8 @@ The verbs of the command line, for Python: `apply` (and `apply_all` for many out
 """
 
 import surgery.plan  # first, since importing it later would put the module in the place of the function
-from surgery.api import Variant, apply, apply_all, diff, extract_lora, inspect, plan, recipes, schema, verify
+from surgery.analysis.api import diff
+from surgery.api import Variant, apply, apply_all, inspect, plan, recipes, schema, verify
 from surgery.errors import (
     CheckpointError,
     NumericalError,
@@ -15,6 +16,7 @@ from surgery.errors import (
     SurgeryError,
     VerifyError,
 )
+from surgery.extraction.api import extract_lora
 
 __all__ = [
     "CheckpointError",

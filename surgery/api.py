@@ -1,4 +1,4 @@
-"""The verbs of the command line, for Python."""
+"""The verbs of the command line, for Python; `diff` and `extract_lora` are in the packages that they are made of."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from surgery.workers import chosen_workers
+
 # torch, pydantic and the rest are imported when a verb is called: `import surgery` and `surgery --help` stay quick.
 if TYPE_CHECKING:
-    from surgery.analysis.comparison import Comparison
-    from surgery.analysis.run import Progress as DiffProgress
     from surgery.checkpoint import Checkpoint
     from surgery.executor import Progress
-    from surgery.extraction.report import Extracted
-    from surgery.extraction.run import Progress as ExtractProgress
     from surgery.making import Options
-    from surgery.manifest import Verified
     from surgery.plan import Plan
     from surgery.recipe import Recipe
-    from surgery.select import Select
+    from surgery.verification import Verified
 
     RecipeSource: TypeAlias = str | Path | Mapping[str, object] | Recipe
 
@@ -96,7 +93,7 @@ def apply(
 
     loaded = load(recipe, settings or {})
     bound = _bind(loaded, models)
-    options = Options(_workers(workers), memory, device, cache, overwrite, fresh, durable, keep=False)
+    options = Options(chosen_workers(workers), memory, device, cache, overwrite, fresh, durable, keep=False)
     (applied,) = _apply([Variant(loaded, out)], bound, options, progress)
     return applied
 
@@ -116,7 +113,7 @@ def apply_all(
     progress: Progress | None = None,
 ) -> list[Applied]:
     """Make all variants in one pass over the tensors: each input is read once, and decomposed once for all of them;
-    an operation that measures whole tensors first reads its own inputs once more for each of its passes.
+    an operation that measures tensors of more than one piece reads its own inputs once more for each of its passes.
 
     `models` maps the roles of all recipes to models; a recipe may have some of the roles only. The other arguments are
     those of `apply`, and so is what holds for each output. They get their names together, at the end. An `out` that is
@@ -135,7 +132,7 @@ def apply_all(
     """
     from surgery.making import Options
 
-    options = Options(_workers(workers), memory, device, cache, overwrite, fresh, durable, keep=True)
+    options = Options(chosen_workers(workers), memory, device, cache, overwrite, fresh, durable, keep=True)
     return _apply(variants, models, options, progress, beside)
 
 
@@ -178,126 +175,9 @@ def _plan_all(variants: Sequence[Variant], models: Mapping[str, Model]) -> list[
 
 def verify(out: str | Path, *, workers: int | None = None) -> Verified:
     """Read an output again and compare it with its manifest. Raises VerifyError with everything that differs."""
-    from surgery import manifest
+    from surgery import verification
 
-    return manifest.verify(Path(out), _workers(workers))
-
-
-def diff(
-    base: Model,
-    tuned: Model,
-    third: Model | None = None,
-    out: str | Path | None = None,
-    *,
-    ranks: int | str | Sequence[int | str] = (),
-    layers: str | None = None,
-    tensors: str | Sequence[str] = (),
-    exclude: str | Sequence[str] = (),
-    quick: bool = False,
-    workers: int | None = None,
-    memory: int | None = None,
-    device: str = "cpu",
-    cache: bool = True,
-    overwrite: bool = False,
-    fresh: bool = False,
-    progress: DiffProgress | None = None,
-) -> Comparison:
-    """Compare two or three checkpoints spectrally, matrix by matrix; `third` may be an RL checkpoint on top of `tuned`.
-
-    The result has data frames, `matrices`, `gauge` and `embeddings`, and the spectra. With `out` it is also written
-    there, with figures and `report.html`; run again after an interruption it goes on where it was, and a finished
-    comparison is only read.
-
-    ranks: of the leading subspaces that are compared, such as `768` or `20%`, the main one first. layers, tensors,
-    exclude: as in a recipe's `select`; default: every matrix. quick: only the leading triplets of the largest rank.
-    workers, memory, device, cache, overwrite, fresh: as for `apply`. Needs `surgery[diff]`. Raises any SurgeryError,
-    ValueError for ranks or layers that cannot be read.
-    """
-    from surgery.analysis.diff import Resources, compare, compare_into, make_matching
-    from surgery.quantity import Quantity
-
-    select = _select(layers, tensors, exclude)
-    asked = [Quantity.parse(rank) for rank in ([ranks] if isinstance(ranks, int | str) else ranks)]
-    if any(rank.of(1) == 0 for rank in asked):
-        raise ValueError(f"found `ranks={ranks}`; expected at least 1 direction for each")
-    models = [base, tuned] if third is None else [base, tuned, third]
-    matching = make_matching(models, ranks=asked, select=select, quick=quick)
-    resources = Resources(_workers(workers), memory, device, cache)
-    if out is None:
-        return compare(matching, resources, progress)
-    return compare_into(Path(out), matching, resources, overwrite=overwrite, fresh=fresh, progress=progress)
-
-
-def extract_lora(
-    base: Model,
-    model: Model,
-    out: str | Path,
-    *,
-    rank: int | str | None = None,
-    error: float | None = None,
-    layers: str | None = None,
-    tensors: str | Sequence[str] = (),
-    exclude: str | Sequence[str] = (),
-    save: str | Sequence[str] = (),
-    dtype: str = "float32",
-    workers: int | None = None,
-    memory: int | None = None,
-    device: str = "cpu",
-    overwrite: bool = False,
-    fresh: bool = False,
-    durable: bool = False,
-    progress: ExtractProgress | None = None,
-) -> Extracted:
-    """Make the LoRA adapter over `base` that comes closest to `model`: the directory `out`, which PEFT loads.
-
-    For each weight W of a linear layer that differs from the base's b, factors B A of W - b: its leading singular
-    triplets, the closest matrix of that rank. The result tells of each, and of all, what is kept of the change.
-
-    rank: of each matrix, a count or a percentage of its directions; or error: for each the smallest rank with
-    |W - b - B A| <= error |W - b| (Frobenius norms), before the factors are rounded to `dtype` (float32, bfloat16,
-    float16). layers, tensors, exclude: as in a recipe's `select`; default: everything. save: groups or globs of what
-    is stored whole where it differs (`norm`, `embedding`), in `modules_to_save`. The others as for `apply`.
-
-    Run again after an interruption it goes on where it was, to the same bytes. Raises any SurgeryError, ValueError for
-    a rank, an error, a dtype or layers that cannot be read.
-    """
-    from surgery.dtypes import OUTPUT_DTYPES
-    from surgery.extraction.choice import Aim
-    from surgery.extraction.extract import Options, extract
-    from surgery.quantity import Quantity
-
-    if (rank is None) == (error is None):
-        raise ValueError(f"found `rank={rank}` and `error={error}`; expected one of the two")
-    if error is not None and not 0 < error < 1:
-        raise ValueError(f"found `error={error}`; expected a number between 0 and 1")
-    if dtype not in OUTPUT_DTYPES:
-        raise ValueError(f"found `dtype={dtype}`; expected one of {', '.join(OUTPUT_DTYPES)}")
-    asked = None if rank is None else Quantity.parse(rank)
-    if asked is not None and asked.of(1) == 0:
-        raise ValueError(f"found `rank={rank}`; expected at least 1")
-    return extract(
-        base,
-        model,
-        Path(out),
-        Aim(asked, error),
-        dtype,
-        Options(_workers(workers), memory, device, overwrite, fresh, durable),
-        select=_select(layers, tensors, exclude),
-        save=(save,) if isinstance(save, str) else tuple(save),
-        progress=progress,
-    )
-
-
-def _select(layers: str | None, tensors: str | Sequence[str], exclude: str | Sequence[str]) -> Select | None:
-    """What a recipe's `select` would say, or None where nothing is said."""
-    from surgery.layers import LayerRange
-    from surgery.select import Select
-
-    if layers is None and not tensors and not exclude:
-        return None
-    within = None if layers is None else LayerRange.parse(layers)
-    tensors, exclude = ((each,) if isinstance(each, str) else tuple(each) for each in (tensors, exclude))
-    return Select(layers=within, tensors=tensors, exclude=exclude)
+    return verification.verify(Path(out), chosen_workers(workers))
 
 
 def inspect(model: Model) -> Checkpoint:
@@ -319,14 +199,6 @@ def schema() -> dict[str, object]:
     from surgery import recipe_schema
 
     return recipe_schema.schema()
-
-
-def _workers(asked: int | None) -> int:
-    from surgery.workers import default_workers
-
-    if asked is not None and asked < 1:
-        raise ValueError(f"found `workers={asked}`; expected at least 1, or None for one each processor")
-    return asked or default_workers()
 
 
 def _bind(recipe: Recipe, models: Models) -> dict[str, Model]:

@@ -21,6 +21,7 @@ from surgery.adapters.naming import split_source
 from surgery.errors import CheckpointError
 from surgery.header import read_header, shown
 from surgery.index import SUFFIX, check_index, read_index, read_json
+from surgery.tying import is_tied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,9 +42,6 @@ _CONVERT = (
 _DEQUANTISE = "convert it to safetensors first: `from_pretrained(DIRECTORY, gguf_file=FILE)` with transformers"
 _EXPECTED = f"expected a directory, a `{SUFFIX}` file or a hub id `org/name[@revision]`"
 _BEHIND = "name it behind its base, `BASE+ADAPTER`: it is added as the base is read"
-_GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-# Where configurations of multimodal models keep that of the language model.
-TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Checkpoint:
     def anatomy(self) -> anatomies.Anatomy:
         """Stacks, decoder and groups; its `tied` is this checkpoint's."""
         found = anatomies.anatomy(self.tensors)
-        return replace(found, tied=_tied(self.config, found))
+        return replace(found, tied=is_tied(self.config, found))
 
     @property
     def tied(self) -> bool:
@@ -273,38 +271,6 @@ def _instead(root: Path, names: list[str]) -> str:
     if below:
         return f"holds no `{SUFFIX}` file; did you mean `{root / below[-1]}`?"
     return f"holds no `{SUFFIX}` file; expected a Hugging Face checkpoint directory"
-
-
-def _tied(config: Mapping[str, object], found: anatomies.Anatomy) -> bool:
-    whole, text = _flag(config), _text_flag(config)
-    if whole is True:
-        return True
-    # transformers lets a true flag of the language model overrule the whole's false, which is often a
-    # default; a head that is stored all the same says that false was meant.
-    if text is True and (whole is None or found.head is None):
-        return True
-    if whole is False or text is False:
-        return False
-    architectures = config.get("architectures")
-    first = architectures[0] if isinstance(architectures, list) and architectures else None
-    generative = not isinstance(first, str) or first.endswith(_GENERATIVE)
-    return generative and found.head is None and found.embedding is not None
-
-
-def _flag(config: Mapping[str, object]) -> bool | None:
-    value = config.get("tie_word_embeddings")
-    return value if isinstance(value, bool) else None
-
-
-def _text_flag(config: Mapping[str, object]) -> bool | None:
-    """The flag of the language model's configuration, or of one nested in that."""
-    for nested in (config.get(key) for key in TEXT_CONFIGS):
-        if isinstance(nested, dict):
-            flag = _flag(nested)
-            flag = _text_flag(nested) if flag is None else flag
-            if flag is not None:
-                return flag
-    return None
 
 
 def _nearby(path: Path) -> str:

@@ -8,7 +8,7 @@ import shlex
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -30,7 +30,6 @@ from surgery.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from surgery.plan import Plan
     from surgery.recipe import Recipe
 
 COMMANDS_GROUP = "surgery.commands"
@@ -104,6 +103,7 @@ def apply(
     """
     from surgery import api
     from surgery.console import ApplyProgress, print_applied
+    from surgery.plan_json import plan_json
 
     loaded = _loaded(recipe, models, settings)
     try:
@@ -116,7 +116,7 @@ def apply(
         click.echo("what is finished is kept: run the same command again to go on", err=True)
         raise
     if as_json:
-        print_json({"out": str(applied.out), "resumed": applied.resumed, **_plan_json(applied.plan)})
+        print_json({"out": str(applied.out), "resumed": applied.resumed, **plan_json(applied.plan)})
     else:
         print_applied(applied)
         for remark in applied.plan.remarks:
@@ -141,13 +141,14 @@ def plan(
     """Show what `apply` would change, and what it costs, without reading a tensor."""
     from surgery import api
     from surgery.console import print_plan
+    from surgery.plan_json import plan_json, tensor_json
     from surgery.workers import default_workers
 
     made = api.plan(_loaded(recipe, models, settings), models)
     if memory is not None:
         made.check_memory(memory)
     if as_json:
-        print_json({**_plan_json(made), "tensors": [_tensor_json(made, i) for i in range(len(made.tensors))]})
+        print_json({**plan_json(made), "tensors": [tensor_json(made, tensor) for tensor in made.tensors]})
     else:
         print_plan(made, workers or default_workers())
 
@@ -268,39 +269,6 @@ def _loaded(source: str, models: Sequence[str], settings: dict[str, str]) -> Rec
 
 
 cli.add_command(extract_lora)
-
-
-def _plan_json(made: Plan) -> dict[str, object]:
-    from surgery.plan import Action
-
-    return {
-        "plan": made.hash,
-        "recipe": made.recipe.name,
-        "parameters": dict(made.recipe.parameters),
-        "inputs": {role: checkpoint.source for role, checkpoint in made.inputs.items()},
-        "files": {file.name: file.size for file in made.files},
-        "bytes_read": made.bytes_read,
-        "bytes_written": made.bytes_written,
-        "flops": sum(map(made.flops, made.tensors)),
-        "actions": {action: sum(t.action == action for t in made.tensors) for action in get_args(Action)},
-        "remarks": list(made.remarks),
-        **({"layers": dict(made.layers)} if made.layers else {}),
-    }
-
-
-def _tensor_json(made: Plan, number: int) -> dict[str, object]:
-    tensor = made.tensors[number]
-    return {
-        "name": tensor.slot.name,
-        "file": tensor.slot.file,
-        "dtype": tensor.slot.dtype.name,
-        "shape": tensor.slot.shape,
-        "action": tensor.action,
-        "steps": tensor.steps,
-        "read": tensor.read,
-        "memory": made.memory(tensor),
-        "flops": made.flops(tensor),
-    }
 
 
 def main() -> None:

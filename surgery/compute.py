@@ -50,21 +50,11 @@ def make_tensors(
             yield part, _copy(part, readers, writers[part.output])
         return
     making = [_Making(part, writers[part.output]) for part in parts]
-    needed = [each for each in job.inputs if any(each in part.inputs for part in parts)]
-    elements = prod(job.piece_shape)
-    operands = {each: _operand(each, readers, elements, device, double=job.double) for each in needed}
-
-    def read(wanted: Collection[Input]) -> Iterator[_Read]:
-        for first, shape in _pieces(job):
-            if stopping():
-                raise Stopped
-            pieces = {each: operands[each].load(first, shape) for each in wanted}
-            yield first, pieces, Shared(decomposer, [(piece, job.sizes.get(each)) for each, piece in pieces.items()])
-
+    inputs = _Inputs(job, parts, readers, device, stopping, decomposer)
     for each in making:
         with _told(each, writers):
-            each.prepare(partial(read, dict.fromkeys(each.part.inputs)))
-    for pieces in read(needed):
+            each.prepare(partial(inputs.read, dict.fromkeys(each.part.inputs)))
+    for pieces in inputs.read(inputs.needed):
         for each in making:
             if stopping():
                 raise Stopped
@@ -72,6 +62,48 @@ def make_tensors(
                 each.add(pieces)
             if each.left == 0:
                 yield each.part, each.hasher.hexdigest()
+
+
+class _Inputs:
+    """What some parts of a job need, read piece by piece as often as it is asked for.
+
+    A job of one piece, as that of a matrix, is read once: the piece stays, and with it what it is decomposed into.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        parts: Sequence[Part],
+        readers: Sequence[Reader],
+        device: torch.device,
+        stopping: Callable[[], bool],
+        decomposer: Decomposer,
+    ) -> None:
+        self.needed = [each for each in job.inputs if any(each in part.inputs for part in parts)]
+        elements = prod(job.piece_shape)
+        self._operands = {each: _operand(each, readers, elements, device, double=job.double) for each in self.needed}
+        self._places = list(_pieces(job))
+        self._only: _Read | None = None
+        self._sizes = job.sizes
+        self._stopping = stopping
+        self._decomposer = decomposer
+
+    def read(self, wanted: Collection[Input]) -> Iterator[_Read]:
+        """All pieces of these inputs, each valid until the next. Raises Stopped."""
+        for first, shape in self._places:
+            if self._stopping():
+                raise Stopped
+            if len(self._places) > 1:
+                yield self._load(first, shape, wanted)
+                continue
+            if self._only is None:
+                self._only = self._load(first, shape, self.needed)
+            yield self._only
+
+    def _load(self, first: int, shape: tuple[int, ...], wanted: Collection[Input]) -> _Read:
+        pieces = {each: self._operands[each].load(first, shape) for each in wanted}
+        sizes = [(piece, self._sizes.get(each)) for each, piece in pieces.items()]
+        return first, pieces, Shared(self._decomposer, sizes)
 
 
 @contextmanager
@@ -117,6 +149,8 @@ class _Making:
         self.left = part.tensor.slot.nbytes
         self._writer = writer
         self._edits: list[Edit] = []
+        self._kept_after = part.tensor.kept_after
+        self._kept: dict[int, tuple[int, torch.Tensor]] = {}  # by first element, W after so many edits
 
     def prepare(self, read: Callable[[], Iterator[_Read]]) -> None:
         """Let each operation see the whole tensor, as those before it leave it."""
@@ -165,8 +199,14 @@ class _Making:
         return Piece(inputs[0], sources, first, decomposer)
 
     def _edited(self, piece: Piece, edits: Sequence[Edit]) -> Piece:
-        for edit in edits:
+        """A piece as these edits leave it, from what is kept of it on."""
+        done, W = self._kept.get(piece.first, (0, piece.W))
+        piece = replace(piece, W=W)
+        for number, edit in enumerate(edits[done:], done + 1):
             piece = replace(piece, W=edit(piece))
+            if number in self._kept_after:
+                self._kept.pop(piece.first, None)  # its memory becomes free before the next is taken
+                self._kept[piece.first] = number, piece.W.clone()
         return piece
 
     @contextmanager

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from surgery.checkpoint import TEXT_CONFIGS
+from surgery.tying import TEXT_CONFIGS
 from surgery.wording import quoted
 
 # How configurations name the number of layers. Beside one of the decoder's own, the others count the encoder's.

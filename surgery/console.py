@@ -25,9 +25,9 @@ from surgery.api import Applied
 from surgery.checkpoint import Checkpoint
 from surgery.header import shown
 from surgery.inventory import ModuleRow, inventory
-from surgery.manifest import Verified
 from surgery.plan import Action, Plan, TensorPlan
 from surgery.size import show_size
+from surgery.verification import Verified
 
 FLOPS_PER_BYTE = 100  # the work of moving one byte, in floating-point operations, for the progress bar only
 PIPE_WIDTH = 2000

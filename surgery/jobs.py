@@ -132,6 +132,7 @@ class Job:
             return COPY_BYTES
         m, n = max(self.piece_shape), min(self.piece_shape)
         kept = sum(4 * (m + n) * sum(size) + 8 * (sum(size) + n) for size in self.sizes.values())
+        kept += sum(part.tensor.kept_bytes for part in self.parts)
         own = [op.workspace(part.tensor.piece_shape) for part in self.parts for op in part.ops]
         shared = [cost.workspace(self.piece_shape, *size) for size in self.sizes.values()]
         slots = [part.tensor.slot for part in self.parts]

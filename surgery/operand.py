@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
+import numpy as np
 import torch
 
 from surgery.adapters.terms import Adapted, LowRank, Shift, rows_at_a_time
@@ -88,7 +89,8 @@ class GatheredOperand:
     """A tensor whose rows are rows of several tensors, and the buffers through which its pieces pass.
 
     As `Operand`, for pieces that may begin and end within a row; what lies in one run of rows is read in one go. There
-    is a buffer for each dtype of the parts.
+    is a buffer for each dtype of the parts. Rows that lie scattered are read one by one: reading what lies between
+    them, too, would take as many bytes again for each piece of a shuffled vocabulary as the whole has.
     """
 
     def __init__(
@@ -109,24 +111,35 @@ class GatheredOperand:
     def load(self, first: int, shape: tuple[int, ...]) -> torch.Tensor:
         """The piece that begins at element `first`; valid until the next one is loaded."""
         working = self._working[: prod(shape)]
-        for begin, end, info, reader, offset in self._runs(first, first + len(working)):
-            stored = self._stored[info.dtype.name][begin:end]
-            reader.read_into(info, as_bytes(stored), offset * stored.element_size())
-            if len(self._stored) > 1:
-                working[begin:end].copy_(stored)
-        if len(self._stored) == 1:  # one copy for all runs
-            (stored,) = self._stored.values()
-            working.copy_(stored[: len(working)])
+        main = self._parts[0][0].dtype.name
+        others = []
+        for part, *places in self._runs(first, first + len(working)):
+            info, reader = self._parts[part]
+            stored = self._stored[info.dtype.name]
+            memory, size = as_bytes(stored), stored.element_size()
+            for begin, end, offset in zip(*(each.tolist() for each in places), strict=True):
+                reader.read_into(info, memory[begin * size : end * size], offset * size)
+                if info.dtype.name != main:
+                    others.append((stored, begin, end))
+        working.copy_(self._stored[main][: len(working)])  # in one go, with what is not of this dtype
+        for stored, begin, end in others:
+            working[begin:end].copy_(stored[begin:end])
         return working.view(shape)
 
-    def _runs(self, first: int, stop: int) -> Iterator[tuple[int, int, TensorInfo, Reader, int]]:
-        """What a piece consists of: from where to where in it, of which tensor, from which element there."""
+    def _runs(self, first: int, stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """What a piece consists of: of each part, from where to where in the piece, and from which element of its own.
+
+        In arrays, as a vocabulary in another order has a run for every row.
+        """
+        columns = self._columns
         if first == stop:
             return
-        for row, part, source_row, count in self._rows.runs(first // self._columns, -(-stop // self._columns)):
-            begin, end = max(first, row * self._columns), min(stop, (row + count) * self._columns)
-            offset = source_row * self._columns + begin - row * self._columns
-            yield begin - first, end - first, *self._parts[part], offset
+        rows, parts, rows_there, counts = self._rows.runs(first // columns, -(-stop // columns))
+        begin, end = np.maximum(rows * columns, first), np.minimum((rows + counts) * columns, stop)
+        offset = (rows_there - rows) * columns + begin
+        for part in np.unique(parts).tolist():
+            own = parts == part
+            yield part, begin[own] - first, end[own] - first, offset[own]
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from surgery.row_map import RowMap
 
 PIECE_ELEMENTS = 1 << 19  # of 2^17 ... 2^21 the fastest: smaller ones pay for calls, larger ones miss the cache
+KEPT_ELEMENTS = 1 << 28  # 1 GiB in float32: a larger stack of experts is made anew each time that it is measured
 COPY_BYTES = 1 << 20  # the buffer through which copied bytes are hashed
 INTERPRETER_BYTES = 400_000_000  # Python with torch loaded: 0.35 GB measured
 
@@ -97,8 +98,29 @@ class TensorPlan:
 
     @property
     def passes(self) -> int:
-        """How often it is read: once to edit it, and by each operation that measures it before."""
+        """How often it is read: once to edit it, and, unless it is one piece, by each operation that measures it."""
+        if prod(self.piece_shape) == self.slot.elements:
+            return 1
         return 1 + sum(op.passes - 1 for op in self.ops)
+
+    @property
+    def kept_after(self) -> frozenset[int]:
+        """After how many operations what they made is kept, whole: the last one on matrices before each that measures.
+
+        Others are cheap, and what they make is made anew in each pass.
+        """
+        found, on_matrices = set(), 0
+        for number, op in enumerate(self.ops, 1):
+            if op.passes > 1 and on_matrices:
+                found.add(on_matrices)
+            if op.kind == "matrix":
+                on_matrices = number
+        return frozenset(found if self.slot.elements <= KEPT_ELEMENTS else ())
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that are kept of it while it is made, in float32."""
+        return 4 * self.slot.elements if self.kept_after else 0
 
     @property
     def action(self) -> Action:
@@ -196,7 +218,7 @@ class Plan:
         """Bytes that a worker holds while it makes a tensor."""
         if tensor.action == "copy":
             return COPY_BYTES
-        workspace = max((op.workspace(tensor.piece_shape) for op in tensor.ops), default=0)
+        workspace = tensor.kept_bytes + max((op.workspace(tensor.piece_shape) for op in tensor.ops), default=0)
         stored = [info for source in tensor.inputs for info in source.stored]
         return memory_of(prod(tensor.piece_shape), stored, [tensor.slot], workspace)
 

@@ -43,7 +43,7 @@ class _Draft:
 
     def add(self, number: int, op: Op, sources: Sequence[Source]) -> None:
         self.sources.update((source.role, source) for source in sources)
-        if op.kind == "copy":
+        if op.copies:
             self.base, self.copied, self.steps = sources[0], number, []
         elif op.uses_result:
             self.steps.append(number)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-Run = tuple[int, int, int, int]  # first row, part, first row there, number of rows
+if TYPE_CHECKING:
+    import numpy as np
+
+    Runs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # of each: first row, part, first row there, rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,17 @@ class RowMap:
         """Whether its rows are the first ones of its first part, in their order."""
         return self.counts == (self.length,) and list(self._rows) == [0]
 
-    def runs(self, first: int, stop: int) -> Iterator[Run]:
+    def runs(self, first: int, stop: int) -> Runs:
         """The runs that the rows from `first` to before `stop` lie in, cut to these."""
-        i = max(bisect_right(self._firsts, first) - 1, 0)
-        while first < stop and i < len(self._firsts) and self._firsts[i] < stop:
-            end = self._firsts[i + 1] if i + 1 < len(self._firsts) else self.length
-            begin, end = max(self._firsts[i], first), min(end, stop)
-            yield begin, self._parts[i], self._rows[i] + begin - self._firsts[i], end - begin
-            i += 1
+        import numpy as np  # plans, which only make maps, do without
+
+        start = max(bisect_right(self._firsts, first) - 1, 0)
+        within = slice(start, bisect_left(self._firsts, stop) if first < stop else start)
+        begins, parts, rows = (np.array(each[within], np.int64) for each in (self._firsts, self._parts, self._rows))
+        ends = np.append(begins[1:], min(stop, self._end(within.stop)))[: len(begins)]
+        ahead = np.maximum(first - begins, 0)
+        return begins + ahead, parts, rows + ahead, ends - begins - ahead
+
+    def _end(self, run: int) -> int:
+        """The row at which a run begins, or would begin behind the last."""
+        return self._firsts[run] if run < len(self._firsts) else self.length

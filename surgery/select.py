@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from surgery.groups import GROUPS
-from surgery.layers import LayerRangeField
+from surgery.layers import LayerRange, LayerRangeField
 from surgery.wording import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from surgery.anatomy import Anatomy, Stack
 
@@ -40,6 +40,15 @@ class Select(BaseModel):
     )
     exclude: tuple[str, ...] = Field(default=(), description="groups or globs that are left out")
     stack: str | None = Field(default=None, description="prefix of another stack than the text decoder's")
+
+
+def selecting(layers: str | None, tensors: str | Sequence[str], exclude: str | Sequence[str]) -> Select | None:
+    """What a recipe's `select` would say, or None where nothing is said. Raises ValueError for unreadable layers."""
+    if layers is None and not tensors and not exclude:
+        return None
+    within = None if layers is None else LayerRange.parse(layers)
+    tensors, exclude = ((each,) if isinstance(each, str) else tuple(each) for each in (tensors, exclude))
+    return Select(layers=within, tensors=tensors, exclude=exclude)
 
 
 def resolve(select: Select, anatomy: Anatomy, names: Iterable[str]) -> list[str]:

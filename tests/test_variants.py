@@ -215,6 +215,25 @@ def test_each_input_is_read_once_and_decomposed_once(
     assert not counting.values_of
 
 
+def test_operations_that_measure_share_what_is_one_piece(
+    models: dict[str, Path], tmp_path: Path, counting: Counting, bytes_read: Counter[tuple[str, str]]
+) -> None:
+    """Matrices are read and decomposed once, however many variants measure what was made of them, and how often."""
+    ties = {"op": "ties", "base": "base", "models": ["result", "rl"], "rescale": True}
+    recipes = [
+        recipe(restore(head), {**ties, "density": density}) | {"models": ["base", "sft", "rl"]}
+        for head in ("10%", "20%")
+        for density in (0.3, 0.6)
+    ]
+    made = surgery.apply_all(variants(tmp_path, recipes), models)
+    assert set(bytes_read.values()) == {1}
+    assert len(counting.triplets_of) == 2 * 2 * 7
+    assert set(counting.triplets_of.values()) == {1}
+    tensors = made[0].plan.tensors
+    assert {tensor.passes for tensor in tensors} == {1}
+    assert made[0].plan.bytes_read == 3 * sum(tensor.slot.nbytes for tensor in tensors)
+
+
 def test_values_alone_are_computed_once(models: dict[str, Path], tmp_path: Path, counting: Counting) -> None:
     """Where no variant needs all triplets, the values of a matrix serve all that ask for them."""
     recipes = [recipe({"op": "swap_directions", "from": role}) for role in ("base", "rl")]

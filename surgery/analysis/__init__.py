@@ -8,6 +8,7 @@ gauge         how much of the change of value and output projections is a rotati
 measure       all of these for one matrix of several models
 run           every matrix of the checkpoints, streamed by worker threads
 store         the directory of a comparison, made and read
+api           the verb for Python; `cli` is the command
 diff          the whole of `surgery diff`, from models to report
 
 comparison    the result: tables and spectra; `cells` are its layers and modules, `measures` its columns in words

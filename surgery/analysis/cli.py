@@ -67,7 +67,7 @@ def diff(
     """
     if out is None and (overwrite or fresh):
         raise click.UsageError("`--overwrite` and `--fresh` are for what `--out` names; add it")
-    from surgery import api
+    from surgery.analysis import api
     from surgery.analysis.console import DiffProgress, print_comparison
 
     try:

@@ -7,5 +7,6 @@ run       the crew's work: difference by difference
 output    the adapter's directory: parts while it is made, one file once it is complete
 extract   the whole verb
 console   what a person sees of it
+api       the verb for Python
 cli       the command
 """

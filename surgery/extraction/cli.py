@@ -72,7 +72,7 @@ def extract_lora(
     """
     if (rank is None) == (error is None):
         raise click.UsageError("give one of `--rank` and `--error`, such as `--rank 64` or `--error 0.05`")
-    from surgery import api
+    from surgery.extraction import api
     from surgery.extraction.console import ExtractProgress, print_extracted
 
     try:

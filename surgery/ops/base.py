@@ -40,7 +40,7 @@ class Op(BaseModel):
     `apply`; or `prepare`, where it has to see the whole tensor before it edits the first piece, or what is known of it
     beside its numbers. `kind` tells the executor how a tensor may be divided:
 
-    - `copy`: the result is the tensor of the one role in `reads`, byte for byte; nothing is called.
+    - `copy`: not at all; the result is always a copy, see `copies`.
     - `elementwise`: every output element depends on the same element of the inputs, and on what was measured of the
       whole; pieces are flat.
     - `rows`: likewise of the same row, along the last dimension; pieces are 2-D, a vector is one row.
@@ -67,6 +67,11 @@ class Op(BaseModel):
     def uses_result(self) -> bool:
         """Whether the outcome depends on the running tensor."""
         return True
+
+    @property
+    def copies(self) -> bool:
+        """Whether the result is the tensor of the one role in `reads`, byte for byte, so that nothing is called."""
+        return self.kind == "copy"
 
     @property
     def passes(self) -> int:

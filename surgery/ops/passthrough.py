@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from surgery.graded import Number
-from surgery.ops.base import Role
+from surgery.ops.base import RESULT, Role
 from surgery.ops.merge import MergeOp
 
 if TYPE_CHECKING:
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 class Passthrough(MergeOp):
     """W' = s W_1, s = `scale`.
 
-    With a scale of 1, the default, it is W_1 itself, cast to the dtype of the output. Source: mergekit's passthrough.
+    With a scale of 1, the default, it is W_1 itself, copied, or cast to the dtype of the output. Source: mergekit's
+    passthrough.
     """
 
     op: Literal["passthrough"]
     models: tuple[Role] = Field(description="the role of the model")
     scale: Number = Field(default=1.0, description="what its tensors are multiplied by")
+
+    @property
+    def copies(self) -> bool:
+        return self.scale == 1 and self.models != (RESULT,)
 
     def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - of Op
         return self._multiple

@@ -186,6 +186,29 @@ def test_apply_without_steps_merges(tmp_path: Path) -> None:
     assert surgery.verify(tmp_path / "out").tensors == len(base)
 
 
+def test_merging_an_adapter_computes_what_it_touches(tmp_path: Path, surgery_command: Run) -> None:
+    """`merge-adapter` copies every other tensor byte for byte, even NaN, and the plan's summary says so."""
+    base = llama()
+    base["model.norm.weight"][0] = torch.nan
+    adapter = factors(base)
+    model = with_adapter(tmp_path, base, adapter)
+    applied = surgery.apply("merge-adapter", [model], tmp_path / "out")
+    expected, found = merged(base, adapter), read(tmp_path / "out")
+    actions = {tensor.slot.name: tensor.action for tensor in applied.plan.tensors}
+    assert {name for name, action in actions.items() if action == "adapt"} == {
+        name for name in base if not torch.equal(base[name].double().nan_to_num(), expected[name].nan_to_num())
+    }
+    assert set(actions.values()) == {"adapt", "copy"}
+    for name, action in actions.items():
+        if action == "copy":
+            assert torch.equal(found[name].view(torch.int16), base[name].view(torch.int16))
+    code, out, _ = surgery_command("plan", "merge-adapter", model)
+    assert code == 0
+    assert "adapt of sft" in out
+    assert "copy of sft" in out
+    assert "passthrough" not in out.partition("tensors")[2]
+
+
 def test_apply_is_that_of_the_merged_model(tmp_path: Path) -> None:
     """Steps see the sum: a merge with the base+adapter is a merge with the model that PEFT would have merged."""
     base = llama(dtype=torch.float32)

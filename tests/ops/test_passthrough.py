@@ -29,6 +29,14 @@ def test_scale(scale: float):
     assert torch.allclose(found.double(), scale * TENSOR.double(), atol=1e-7)
 
 
+def test_what_is_copied():
+    """A model's own tensors are, as no arithmetic is needed; scaled ones and the running tensor are not."""
+    assert passthrough().copies
+    assert passthrough(scale=1).copies
+    assert not passthrough(scale=2).copies
+    assert not passthrough(models=["result"]).copies
+
+
 def test_one_model_passes():
     """Two are refused."""
     with pytest.raises(ValidationError, match="found 2 models; `passthrough` merges one"):
