@@ -139,9 +139,7 @@ def _heads(checkpoint: Checkpoint, module: str, children: _Children, value: str,
     return Heads(module, value, None if vector is None else bias, output, head_dim, key_values, queries, counted)
 
 
-def _obstacle(
-    config: Mapping[str, object], children: _Children, values: TensorInfo, outputs: TensorInfo
-) -> str | None:
+def _obstacle(config: Mapping[str, object], children: _Children, values: TensorInfo, outputs: TensorInfo) -> str | None:
     """Why the space between the projections is not free to rotate, or cannot be told; None where it is."""
     if len(values.shape) != 2 or len(outputs.shape) != 2:
         return "they are no plain matrices"

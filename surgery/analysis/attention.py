@@ -76,7 +76,7 @@ def find_attentions(
         assert place is not None
         infos = [
             {model: checkpoint.tensors[name] for model, checkpoint in models.items() if name in checkpoint.tensors}
-            for name in (heads.value, heads.bias or "", heads.output)
+            for name in (heads.value, f"{heads.value.removesuffix('.weight')}.bias", heads.output)
         ]
         found.append(Attention(module, *place, heads.head_dim, *infos))
     if not found and not skipped and any(base.anatomy.group_of(name) == "attention" for name in names):
