@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
@@ -37,9 +38,7 @@ class Attentions:
     def select(self, number: int, op: Op, names: Sequence[str]) -> list[str]:
         """Of the selected tensors, those that a step edits. What may not be turned, or not alone, is a conflict."""
         chosen = [name for name in names if name in self._by_part]
-        for name in names:
-            if name not in self._by_part:
-                self._refuse_strange(number, op, name)
+        self._refuse_strange(number, op, [name for name in names if name not in self._by_part])
         present = set(chosen)
         for heads in dict.fromkeys(self._by_part[name] for name in chosen):
             missing = [name for name in heads.parts.values() if name not in present]
@@ -80,18 +79,26 @@ class Attentions:
     def _by_part(self) -> dict[str, Heads]:
         return {name: heads for heads in _sound(self._of_start) for name in heads.parts.values()}
 
-    def _refuse_strange(self, number: int, op: Op, name: str) -> None:
-        """A matrix of attention that cannot be told to be free of any part in the gauge is a conflict."""
+    def _refuse_strange(self, number: int, op: Op, names: Sequence[str]) -> None:
+        """Matrices of attention that cannot be told to be without a part in the gauge are a conflict."""
         start = self._stacking.start
-        if start.anatomy.group_of(name) != "attention" or len(start.tensors[name].shape) < 2:
-            return
-        components = name.split(".")
-        above = (".".join(components[:i]) for i in range(len(components) - 1, 0, -1))
-        module = next((path for path in above if path in self._of_start), None)
-        reason = why_not_apart(name) if module is None else self._of_start[module]
-        if isinstance(reason, str):
-            what = f"`{name}`" if module is None else f"value and output projections of `{module}`"
-            self._add(number, reason, name, f"`{op.op}` cannot turn {what}: {reason}; leave it out with `exclude`")
+        apart: dict[str, list[str]] = defaultdict(list)  # by module, of those that are not known
+        for name in names:
+            if start.anatomy.group_of(name) != "attention" or len(start.tensors[name].shape) < 2:
+                continue
+            components = name.split(".")
+            above = (".".join(components[:i]) for i in range(len(components) - 1, 0, -1))
+            module = next((path for path in above if path in self._of_start), None)
+            if module is None:
+                apart[name.rsplit(".", 2)[0]].append(name)
+            elif isinstance(reason := self._of_start[module], str):
+                self._refuse(number, op, name, f"value and output projections of `{module}`", reason)
+        for group in apart.values():
+            name, reason = why_not_apart(group)
+            self._refuse(number, op, name, f"the attention that `{name}` is part of", reason)
+
+    def _refuse(self, number: int, op: Op, name: str, what: str, reason: str) -> None:
+        self._add(number, reason, name, f"`{op.op}` cannot turn {what}: {reason}; leave it out with `exclude`")
 
     def _bind(
         self, number: int, op: Op, role: str, heads: Heads, running: Callable[[str], Source | None]

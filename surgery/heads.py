@@ -8,7 +8,7 @@ values. A module with a part that is not known to be harmless is taken for one w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,14 +85,15 @@ def find_heads(checkpoint: Checkpoint, names: Collection[str] | None = None) -> 
     return found
 
 
-def why_not_apart(name: str) -> str:
-    """Why a matrix of an attention is in no module of `find_heads`, by its name."""
-    leaf = name.lower().removesuffix(".weight").rpartition(".")[2]
-    if any(word in leaf for word in _FUSED):
-        return "its value projection is stored in one matrix with queries and keys (fused)"
-    if leaf.startswith(("kv_a", "kv_b", "q_a", "q_b")):
-        return "keys and values come from one latent vector (MLA)"
-    return "no value and output projections are known to stand beside it"
+def why_not_apart(names: Sequence[str]) -> tuple[str, str]:
+    """Of the matrices of an attention that is no module of `find_heads` the one that shows why, and the reason."""
+    for name in names:
+        leaf = name.lower().removesuffix(".weight").rpartition(".")[2]
+        if any(word in leaf for word in _FUSED):
+            return name, "its value projection is stored in one matrix with queries and keys (fused)"
+        if leaf.startswith(("kv_a", "kv_b")):
+            return name, "keys and values come from one latent vector (MLA)"
+    return names[0], "no value and output projections are known to stand beside it"
 
 
 _Children = Mapping[str, TensorInfo | None]  # of a module: the weight of each, or None where it is no module of its own

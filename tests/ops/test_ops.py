@@ -49,6 +49,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "iso_cts": {"base": "base", "models": ["sft"], "common": "75%"},
     "knots": {"base": "base", "models": ["sft"], "density": 0.5},
     "suppress_intruders": {"from": "base"},
+    "procrustes_align": {"from": "base"},
 }
 STEP: TypeAdapter[Any] = TypeAdapter(Step)
 

@@ -59,7 +59,9 @@ def random(seed: int = 0, bias: bool = True, dtype: torch.dtype = torch.float32,
                 shapes[name(i, f"{leaf}.bias")] = (rows,)
         shapes[name(i, "o_proj.weight")] = (HIDDEN, D * QUERIES)
         shapes[f"model.layers.{i}.mlp.up_proj.weight"] = (32, HIDDEN)
-    return {key: (torch.randn(shape, generator=g, dtype=torch.float64) * 0.3).to(dtype) for key, shape in shapes.items()}
+    return {
+        key: (torch.randn(shape, generator=g, dtype=torch.float64) * 0.3).to(dtype) for key, shape in shapes.items()
+    }
 
 
 def moved(tensors: Mapping[str, Tensor], size: float, seed: int = 9) -> Tensors:
@@ -335,7 +337,12 @@ def test_slices_read_the_layers_that_they_name(tmp_path: Path) -> None:
     config = CONFIG | {"num_hidden_layers": 3}
     models = [write(tmp_path / role, each, config=config) for role, each in (("other", other), ("own", own))]
     slices = [{"own": "1-2", "other": "0-1"}, {"own": 0, "other": 2}, {"other": 0}]
-    recipe = {"name": "s", "models": ["other", "own"], "slices": slices, "steps": [{**ALIGN, "select": {"layers": "0-2"}}]}
+    recipe = {
+        "name": "s",
+        "models": ["other", "own"],
+        "slices": slices,
+        "steps": [{**ALIGN, "select": {"layers": "0-2"}}],
+    }
     found = read(surgery.apply(recipe, models, tmp_path / "out").out)
     for layer, (mine, theirs) in enumerate([(1, 0), (2, 1), (0, 2)]):
         one = {key.replace(f".{mine}.", ".0."): W for key, W in own.items()} | {
@@ -381,7 +388,11 @@ def test_the_plan_tells_what_is_read(tmp_path: Path) -> None:
         by_name[name(0, "o_proj.weight")]
     )
     halved = [
-        write(tmp_path / f"{role}-4", each, config=CONFIG | {"head_dim": 4, "num_key_value_heads": 4, "num_attention_heads": 12})
+        write(
+            tmp_path / f"{role}-4",
+            each,
+            config=CONFIG | {"head_dim": 4, "num_key_value_heads": 4, "num_attention_heads": 12},
+        )
         for role, each in (("other", other), ("own", own))
     ]
     assert surgery.plan(STEPS, halved).hash != plan.hash
@@ -390,13 +401,19 @@ def test_the_plan_tells_what_is_read(tmp_path: Path) -> None:
     manifest = surgery.manifest.read_manifest(done.out)
     (entry,) = (each for each in manifest.tensors if each.name == name(1, "v_proj.bias"))
     assert entry.done == ("procrustes_align",)
-    assert set(entry.read) == {"own", "other", *(f"{r} {name(1, x)}" for r in ("own", "other") for x in ("v_proj.weight", "o_proj.weight"))}
+    assert set(entry.read) == {
+        "own",
+        "other",
+        *(f"{r} {name(1, x)}" for r in ("own", "other") for x in ("v_proj.weight", "o_proj.weight")),
+    }
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 
-def faults(tmp_path: Path, recipe: Mapping[str, Any] = STEPS, **models: tuple[Tensors, Mapping[str, Any] | None]) -> str:
+def faults(
+    tmp_path: Path, recipe: Mapping[str, Any] = STEPS, **models: tuple[Tensors, Mapping[str, Any] | None]
+) -> str:
     """What is wrong with a plan; models with their configurations, of which an empty one is none."""
     other, own = (models.get(role, (random(), CONFIG)) for role in ("other", "own"))
     paths = []
