@@ -61,10 +61,11 @@ class Attentions:
 
     def refuse_halves(self, alive: Mapping[str, Partners]) -> None:
         """A conflict where later steps replace some parts of a module and leave others, which are `alive`."""
+        told = {number for number, _ in self._partners if self._conflicts.of_step(number)}
         for name, partners in alive.items():
             gone = [other for other in partners.heads.parts.values() if other not in alive]
-            number = next((n for (n, _), each in self._partners.items() if each is partners), None)
-            if gone and number is not None:
+            number = next(number for (number, _), each in self._partners.items() if each is partners)
+            if gone and number not in told:
                 message = (
                     f"a later step replaces `{gone[0]}` and not `{name}`: {_TOGETHER}; let it build on the running "
                     f"tensor (`{RESULT}` names it in `models`), or edit all of them, or none"

@@ -40,12 +40,12 @@ class Partners:
 
     @property
     def memory(self) -> int:
-        """Upper bound of the bytes that are held while the rotations are found: a block of rows of one part of both
+        """Upper bound of the bytes that are held while the rotations are found: a block of rows of each part of both
         models, as stored and in float64, what their adapters take there, and the work on products of heads.
         """
         d = self.heads.head_dim
-        blocks = [sum(self._block(part, source.info) for source in pair) for part, pair in self.sources.items()]
-        return max(blocks) + 8 * 16 * d * d
+        blocks = [self._block(part, source.info) for part, pair in self.sources.items() for source in pair]
+        return sum(blocks) + 8 * 16 * d * d
 
     @property
     def kept(self) -> int:

@@ -78,8 +78,8 @@ def gauge(before: ValueOutput, after: ValueOutput, head_dim: int) -> tuple[HeadG
     Both modules have the same shapes, of heads of `head_dim`. Computed in float64, one head at a time. A pure gauge
     leaves a remainder of the rounding of the weights: 2e-15 if they are float64, 5e-8 for float32, 3e-3 for bfloat16.
     Of a small change at random R explains (hd - 1) / 2 / (d + group d_out), its degrees of freedom. Where M is singular
-    R is not unique, and `rotation` is that of the one that leaves most as it is. Raises ValueError if shapes do not fit,
-    NumericalError if no SVD converges.
+    R is not unique, and `rotation` is that of the least one. Raises ValueError if shapes do not fit, NumericalError if
+    no SVD converges.
     """
     kv, group = _heads(before, after, head_dim)
     return tuple(_head(before, after, head_dim, k, range(k * group, (k + 1) * group)) for k in range(kv))

@@ -1,4 +1,4 @@
-"""A whole tensor, and the attention that it is part of, as an operation may see them before it edits the first piece."""
+"""A whole tensor, and the attention around it, as an operation may see them before it edits the first piece."""
 
 from __future__ import annotations
 
