@@ -15,9 +15,10 @@ from surgery.crew import Stopped
 from surgery.dtypes import DType
 from surgery.errors import NumericalError
 from surgery.header import TensorInfo
+from surgery.heads import Part as Of
 from surgery.jobs import Input, Job, Part
 from surgery.operand import GatheredOperand, Operand, as_bytes
-from surgery.ops.whole import Edit, Piece, Whole
+from surgery.ops.whole import Attention, Edit, Piece, Whole
 from surgery.plan import TensorPlan
 from surgery.reader import Reader
 from surgery.spectral.decomposer import Decomposer
@@ -53,7 +54,8 @@ def make_tensors(
     inputs = _Inputs(job, parts, readers, device, stopping, decomposer)
     for each in making:
         with _told(each, writers):
-            each.prepare(partial(inputs.read, dict.fromkeys(each.part.inputs)))
+            attention = _attention(each.part, readers, device, stopping)
+            each.prepare(partial(inputs.read, dict.fromkeys(each.part.inputs)), attention)
     for pieces in inputs.read(inputs.needed):
         for each in making:
             if stopping():
@@ -126,6 +128,28 @@ def _operand(
     return GatheredOperand(parts, given.rows, elements, device, double=double)
 
 
+def _attention(
+    part: Part, readers: Sequence[Reader], device: torch.device, stopping: Callable[[], bool]
+) -> Attention | None:
+    """What the first operation reads of the module that the tensor is part of, if that is its kind."""
+    partners = part.tensor.partners
+    if partners is None:
+        return None
+
+    def blocks(of: Of, rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        first = part.pairs[of][0].info
+        count, columns = first.shape if len(first.shape) > 1 else (1, first.elements)
+        rows = min(rows, count)
+        running, other = (_operand(each, readers, rows * columns, device, double=True) for each in part.pairs[of])
+        for row in range(0, count, rows):
+            if stopping():
+                raise Stopped
+            shape = min(rows, count - row), columns
+            yield running.load(row * columns, shape), other.load(row * columns, shape)
+
+    return Attention(partners.heads, partners.part(part.tensor.slot.name), blocks)
+
+
 def _copy(part: Part, readers: Sequence[Reader], writer: Writer) -> str:
     slot, (source,) = part.tensor.slot, part.inputs
     writer.copy(slot, readers[source.model].fd(source.info.file), source.info.start)
@@ -152,8 +176,8 @@ class _Making:
         self._kept_after = part.tensor.kept_after
         self._kept: dict[int, tuple[int, torch.Tensor]] = {}  # by first element, W after so many edits
 
-    def prepare(self, read: Callable[[], Iterator[_Read]]) -> None:
-        """Let each operation see the whole tensor, as those before it leave it."""
+    def prepare(self, read: Callable[[], Iterator[_Read]], attention: Attention | None) -> None:
+        """Let each operation see the whole tensor, as those before it leave it, and the first its attention."""
         slot = self.part.tensor.slot
         for number, op in enumerate(self.part.ops):
 
@@ -163,7 +187,8 @@ class _Making:
                         yield self._edited(own, before)
 
             with self._naming():
-                self._edits.append(op.prepare(Whole(self.part.tensor.known_as or slot.name, slot.shape, pieces)))
+                whole = Whole(self.part.tensor.known_as or slot.name, slot.shape, pieces, None if number else attention)
+                self._edits.append(op.prepare(whole))
 
     def add(self, read: _Read) -> None:
         """Make the next piece."""
@@ -216,7 +241,7 @@ class _Making:
             yield
         except NumericalError as error:
             tensor = self.part.tensor
-            files = ", ".join(f"`{source.info.file}` of `{source.role}`" for source in tensor.inputs)
+            files = ", ".join(dict.fromkeys(f"`{s.info.file}` of `{s.role}`" for s in tensor.all_inputs))
             raise NumericalError(f"`{tensor.slot.name}` ({files}): {error}") from error
 
 

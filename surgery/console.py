@@ -90,7 +90,7 @@ def _by_work(plan: Plan) -> dict[str, list[TensorPlan]]:
     """Tensors that are treated alike, in the order in which the first of each kind appears."""
     groups: dict[str, list[TensorPlan]] = {}
     for tensor in plan.tensors:
-        roles = ", ".join(dict.fromkeys(source.role for source in tensor.inputs))
+        roles = ", ".join(dict.fromkeys(source.role for source in tensor.all_inputs))
         steps = ", then ".join(f"steps[{i}] {plan.recipe.steps[i].op}" for i in tensor.steps)
         groups.setdefault(f"{steps or tensor.action} of {roles}", []).append(tensor)
     return groups

@@ -103,7 +103,7 @@ class _Making:
 
     def prefetch(self, job: Job) -> None:
         """Let the kernel read the next job's inputs while this one is done."""
-        for each in (part for given in job.inputs for part in given.parts):
+        for each in (part for given in job.all_inputs for part in given.parts):
             with suppress(CheckpointError):  # a hint; whoever reads it for good will tell
                 self.readers[each.model].prefetch(each.info.stored)
 

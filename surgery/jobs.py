@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from surgery.checkpoint import Checkpoint
     from surgery.header import TensorInfo
+    from surgery.heads import Part as Of
     from surgery.ops.base import Op
     from surgery.row_map import RowMap
     from surgery.spectral.shared import Size
@@ -42,12 +43,13 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A tensor of one of the outputs. `inputs` are those of `tensor`, in their order."""
+    """A tensor of one of the outputs. `inputs` are those of `tensor`, in their order, and `pairs` its partners."""
 
     output: int
     plan: Plan
     tensor: TensorPlan
     inputs: tuple[Input, ...]
+    pairs: Mapping[Of, tuple[Input, Input]] = field(default_factory=dict)
 
     @property
     def ops(self) -> tuple[Op, ...]:
@@ -93,8 +95,14 @@ class Job:
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
-        """Everything that is read, once each."""
+        """Everything that is read piece by piece, once each."""
         return tuple(dict.fromkeys(each for part in self.parts for each in part.inputs))
+
+    @property
+    def all_inputs(self) -> tuple[Input, ...]:
+        """Everything that is read, once each."""
+        partners = (each for part in self.parts for pair in part.pairs.values() for each in pair)
+        return tuple(dict.fromkeys([*self.inputs, *partners]))
 
     @property
     def piece_shape(self) -> tuple[int, ...]:
@@ -132,8 +140,8 @@ class Job:
             return COPY_BYTES
         m, n = max(self.piece_shape), min(self.piece_shape)
         kept = sum(4 * (m + n) * sum(size) + 8 * (sum(size) + n) for size in self.sizes.values())
-        kept += sum(part.tensor.kept_bytes for part in self.parts)
-        own = [op.workspace(part.tensor.piece_shape) for part in self.parts for op in part.ops]
+        kept += sum(part.tensor.kept for part in self.parts)
+        own = [part.tensor.workspace for part in self.parts]
         shared = [cost.workspace(self.piece_shape, *size) for size in self.sizes.values()]
         slots = [part.tensor.slot for part in self.parts]
         workspace = kept + max([*own, *shared], default=0)
@@ -164,7 +172,9 @@ class Batch:
             numbers = {role: models[id(model)] for role, model in plan.inputs.items()}
             for tensor in plan.tensors:
                 inputs = tuple(_input(source, numbers) for source in tensor.inputs)
-                groups[_kind(output, tensor)].append(Part(output, plan, tensor, inputs))
+                partners = tensor.partners.sources.items() if tensor.partners is not None else ()
+                pairs = {of: (_input(one, numbers), _input(other, numbers)) for of, (one, other) in partners}
+                groups[_kind(output, tensor)].append(Part(output, plan, tensor, inputs, pairs))
         return tuple(Job(tuple(parts)) for parts in groups.values())
 
     def peak_memory(self, workers: int) -> int:

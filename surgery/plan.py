@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from surgery.companions import Companion
     from surgery.header import TensorInfo
     from surgery.ops.base import Op
+    from surgery.partners import Partners
     from surgery.recipe import Recipe
     from surgery.row_map import RowMap
 
@@ -76,7 +77,7 @@ class TensorPlan:
     `base` is what the running tensor is at first (None when the first step ignores it), `steps` are applied to
     it in order, as the operations `ops`; `sources` are the other tensors that they read. Without steps, `base` is
     copied or cast. `known_as` is what operations that choose at random call it: of a tied head that is stored, the
-    embedding's name.
+    embedding's name. `partners` are what the first step reads beside it, if that works on attention heads.
     """
 
     slot: TensorInfo
@@ -85,11 +86,12 @@ class TensorPlan:
     ops: tuple[Op, ...] = ()
     sources: tuple[Source, ...] = ()
     known_as: str = ""
+    partners: Partners | None = None
 
     @property
     def matrices(self) -> bool:
-        """Whether it is worked on by whole matrices."""
-        return any(op.kind == "matrix" for op in self.ops)
+        """Whether it is worked on by whole matrices; a vector is one row."""
+        return any(op.kind in ("matrix", "heads") for op in self.ops)
 
     @property
     def rows(self) -> bool:
@@ -118,11 +120,6 @@ class TensorPlan:
         return frozenset(found if self.slot.elements <= KEPT_ELEMENTS else ())
 
     @property
-    def kept_bytes(self) -> int:
-        """Bytes that are kept of it while it is made, in float32."""
-        return 4 * self.slot.elements if self.kept_after else 0
-
-    @property
     def action(self) -> Action:
         """`copy` (byte for byte), `cast` (another dtype), `gather` (rows by token), `adapt` (with adapters) or
         `compute`.
@@ -138,15 +135,20 @@ class TensorPlan:
 
     @property
     def inputs(self) -> tuple[Source, ...]:
-        """Everything that is read for this tensor, the running tensor first."""
+        """Everything that is read piece by piece for this tensor, the running tensor first."""
         return self.sources if self.base is None else (self.base, *self.sources)
+
+    @property
+    def all_inputs(self) -> tuple[Source, ...]:
+        """Everything that is read for it, its partners too."""
+        return self.inputs if self.partners is None else (*self.inputs, *self.partners.all)
 
     @property
     def read(self) -> tuple[str, ...]:
         """The role of each input, and the name there where that is another: `sft model.layers.8.mlp.up_proj.weight`."""
         told = (
             source.role if source.info.name == self.slot.name else f"{source.role} {source.info.name}"
-            for source in self.inputs
+            for source in self.all_inputs
         )
         return tuple(dict.fromkeys(told))
 
@@ -154,7 +156,7 @@ class TensorPlan:
     def piece_shape(self) -> tuple[int, ...]:
         """The unit of work: one matrix, some rows, or a flat run of elements."""
         if self.matrices:
-            return self.slot.shape[-2:]
+            return self.slot.shape[-2:] if len(self.slot.shape) > 1 else (1, self.slot.elements)
         if self.rows:
             columns = self.slot.shape[-1] if self.slot.shape else 1
             return min(self.slot.elements // max(columns, 1), max(1, PIECE_ELEMENTS // max(columns, 1))), columns
@@ -163,9 +165,22 @@ class TensorPlan:
     @property
     def bytes_read(self) -> int:
         """Bytes that are read for it: inputs as often as it has passes, the factors of their adapters once."""
-        return sum(
+        pieces = sum(
             source.nbytes * self.passes + sum(each.nbytes for each in source.info.factors) for source in self.inputs
         )
+        return pieces + (self.partners.nbytes if self.partners is not None else 0)
+
+    @property
+    def kept(self) -> int:
+        """Bytes that stay while it is made: what was found of its partners, and what is made once, in float32."""
+        partners = self.partners.kept if self.partners is not None else 0
+        return partners + (4 * self.slot.elements if self.kept_after else 0)
+
+    @property
+    def workspace(self) -> int:
+        """Upper bound of the bytes that its operations allocate beside that, counted for float32."""
+        partners = self.partners.memory if self.partners is not None else 0
+        return max([partners, *(op.workspace(self.piece_shape) for op in self.ops)])
 
     @property
     def matrix_count(self) -> int:
@@ -208,6 +223,7 @@ class Plan:
         """Floating-point operations for one tensor, to first order."""
         adapted = [source.info.adapted for source in tensor.inputs if source.info.adapted]
         before = sum(each.flops(tensor.slot.elements) for each in adapted) * tensor.passes
+        before += tensor.partners.flops if tensor.partners is not None else 0
         if tensor.matrices:
             return before + sum(op.flops(tensor.piece_shape) for op in tensor.ops) * tensor.matrix_count
         columns = tensor.piece_shape[1:]
@@ -218,9 +234,8 @@ class Plan:
         """Bytes that a worker holds while it makes a tensor."""
         if tensor.action == "copy":
             return COPY_BYTES
-        workspace = tensor.kept_bytes + max((op.workspace(tensor.piece_shape) for op in tensor.ops), default=0)
         stored = [info for source in tensor.inputs for info in source.stored]
-        return memory_of(prod(tensor.piece_shape), stored, [tensor.slot], workspace)
+        return memory_of(prod(tensor.piece_shape), stored, [tensor.slot], tensor.kept + tensor.workspace)
 
     def peak_memory(self, workers: int) -> int:
         """Upper bound of the process's resident memory in bytes with so many workers and no `--memory`."""
@@ -240,9 +255,12 @@ class Plan:
             slot = tensor.slot
             row = (slot.name, slot.dtype.name, slot.shape, slot.file, slot.start, tensor.steps, inputs)
             digest.update(json.dumps(row).encode())
-            adapted = [(s.role, s.info.adapted.key()) for s in tensor.inputs if s.info.adapted]
+            adapted = [(s.role, s.info.adapted.key()) for s in tensor.all_inputs if s.info.adapted]
             if adapted:
                 digest.update(json.dumps(adapted).encode())
+            if tensor.partners is not None:
+                read = [_identity(source) for source in tensor.partners.all]
+                digest.update(json.dumps((tensor.partners.heads.shape, read)).encode())
         for file in self.files:
             digest.update(json.dumps((file.name, file.size)).encode())
             digest.update(file.header)

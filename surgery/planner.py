@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from surgery.attentions import Attentions
 from surgery.blocks import spell
 from surgery.checkpoint import Checkpoint
 from surgery.companions import companions
@@ -14,12 +15,20 @@ from surgery.dtypes import OUTPUT_DTYPES, DType
 from surgery.header import TensorInfo
 from surgery.layout import Entry, lay_out
 from surgery.ops.base import RESULT, Op
+from surgery.partners import Partners
 from surgery.plan import Plan, Source, TensorPlan
 from surgery.recipe import Recipe
 from surgery.select import Select, resolve
 from surgery.stacking import stack
 from surgery.token_positions import TokenPositions
 from surgery.token_rows import TokenRows
+
+_NEEDS = {  # by the kind of an operation
+    "elementwise": "floating-point tensors",
+    "rows": "floating-point tensors",
+    "matrix": "floating-point matrices",
+    "heads": "value and output projections of attention",
+}
 
 
 def make_plan(recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> Plan:
@@ -40,15 +49,17 @@ class _Draft:
     copied: int | None = None  # the step that made `base` what it is
     steps: list[int] = field(default_factory=list)
     sources: dict[str, Source] = field(default_factory=dict)
+    partners: Partners | None = None  # of the first step
 
-    def add(self, number: int, op: Op, sources: Sequence[Source]) -> None:
+    def add(self, number: int, op: Op, sources: Sequence[Source], partners: Partners | None) -> None:
         self.sources.update((source.role, source) for source in sources)
         if op.copies:
-            self.base, self.copied, self.steps = sources[0], number, []
+            self.base, self.copied, self.steps, self.partners = sources[0], number, [], None
         elif op.uses_result:
             self.steps.append(number)
+            self.partners = partners or self.partners
         else:
-            self.copied, self.steps = None, [number]
+            self.copied, self.steps, self.partners = None, [number], None
 
 
 class _Planner:
@@ -63,6 +74,7 @@ class _Planner:
         self.start = self.stacking.start
         self.anatomy = self.start.anatomy
         self.counterparts = Counterparts(inputs, self.rows, self.positions, recipe, self.conflicts)
+        self.attentions = Attentions(inputs, self.stacking, self.counterparts, self.conflicts)
         self.remarks: dict[str, list[str]] = {}
         self.ops: dict[tuple[int, str], Op] = {}  # by step and tensor, with the numbers for that tensor
 
@@ -72,8 +84,9 @@ class _Planner:
             names = self._selected(number, op)
             for name, resolved in self._resolved(number, op, names).items():
                 self.ops[number, name] = resolved
-                self._extend(drafts[name], number, resolved, self.start.tensors[name])
+                self._extend(drafts, number, resolved, self.start.tensors[name])
         self._refuse_dead_steps(drafts)
+        self.attentions.refuse_halves({name: draft.partners for name, draft in drafts.items() if draft.partners})
         self.positions.check_lender(self.recipe.output.tokenizer or self.recipe.start, self.conflicts)
         self._remark_what_is_left_out()
         self.conflicts.raise_all()
@@ -90,12 +103,13 @@ class _Planner:
         if op.kind == "copy":
             return names
         edited = [name for name in names if self._applies(number, op, self.start.tensors[name])]
+        if op.kind == "heads":
+            edited = self.attentions.select(number, op, edited)
         if not edited and not self.conflicts.of_step(number):
             self.conflicts.step(
                 number,
-                f"`{op.op}` applies to none of the {len(names)} selected tensors: it needs floating-point "
-                f"{'matrices' if op.kind == 'matrix' else 'tensors'}, `{names[0]}` is "
-                f"{_describe(self.start.tensors[names[0]])}; select others",
+                f"`{op.op}` applies to none of the {len(names)} selected tensors: it needs {_NEEDS[op.kind]}, "
+                f"`{names[0]}` is {_describe(self.start.tensors[names[0]])}; select others",
             )
         return edited
 
@@ -153,14 +167,17 @@ class _Planner:
             if not self.counterparts.quantised(number, origin.role, origin.info):
                 self._remark(f"steps[{number}] leaves {info.dtype.name} tensors as they are", info.name)
             return False
-        return op.kind in ("elementwise", "rows") or _is_matrix(info)
+        return op.kind != "matrix" or _is_matrix(info)
 
-    def _extend(self, draft: _Draft, number: int, op: Op, info: TensorInfo) -> None:
-        roles = [role for role in op.reads if role != RESULT]
-        sources = [source for role in roles if (source := self._source(number, role, info))]
-        if len(sources) < len(roles):
+    def _extend(self, drafts: Mapping[str, _Draft], number: int, op: Op, info: TensorInfo) -> None:
+        def running(name: str) -> Source | None:
+            return None if any(step < number for step in drafts[name].steps) else drafts[name].base
+
+        sources = [source for role in op.sources if (source := self._source(number, role, info))]
+        partners = self.attentions.partners(number, op, info.name, running) if op.kind == "heads" else None
+        if len(sources) < len(op.sources) or (op.kind == "heads" and partners is None):
             return
-        draft.add(number, op, sources)
+        drafts[info.name].add(number, op, sources, partners)
         if op.kind == "matrix":
             rows, columns = info.shape[-2:]
             remark = op.remark((rows, columns))
@@ -237,7 +254,7 @@ class _Planner:
 
     def _tensor(self, draft: _Draft, slot: TensorInfo) -> TensorPlan:
         ops = [self.ops[number, slot.name] for number in draft.steps]
-        roles = dict.fromkeys(role for op in ops for role in op.reads if role != RESULT)
+        roles = dict.fromkeys(role for op in ops for role in op.sources)
         return TensorPlan(
             slot=slot,
             base=draft.base if not ops or ops[0].uses_result else None,
@@ -245,6 +262,7 @@ class _Planner:
             ops=tuple(ops),
             sources=tuple(draft.sources[role] for role in roles),
             known_as=self._known_as(slot.name),
+            partners=draft.partners,
         )
 
 

@@ -13,6 +13,7 @@ from surgery.recipe import load
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 EXPECTED = [
+    "align-and-average",
     "denoise-task-vector",
     "drop-deep-layers",
     "merge-adapter",

@@ -1,9 +1,4 @@
-"""Value and output projections that belong together, where the space between them is free to rotate.
-
-An attention head computes O V x for its input x, weighted over positions: for an orthogonal R, (O R, R^T V) is the
-same map. That holds where nothing but the weighting stands between the two: no rotary embedding (queries and keys
-have it, values do not), no activation, no gate, no norm with weights.
-"""
+"""The attention modules whose value and output projections are compared, as `surgery.heads` finds them."""
 
 from __future__ import annotations
 
@@ -12,14 +7,7 @@ from dataclasses import dataclass
 
 from surgery.checkpoint import Checkpoint
 from surgery.header import TensorInfo
-
-_VALUE = ("v_proj", "wv", "v")
-_OUTPUT = ("o_proj", "out_proj", "wo", "o", "dense")
-_QUERY = ("q_proj", "wq", "q")
-_GATES = ("g_proj", "z_proj")
-_HARMLESS_NORMS = ("q_norm", "k_norm", "q_layernorm", "k_layernorm")  # of queries and keys
-# Where configurations of multimodal models keep that of the language model.
-_TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
+from surgery.heads import find_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,77 +66,19 @@ def find_attentions(
 ) -> tuple[tuple[Attention, ...], tuple[str, ...]]:
     """The attention modules both of whose projections are among `names`, and why others are left out."""
     base = next(iter(models.values()))
-    leaves: dict[str, dict[str, TensorInfo]] = {}  # of every module: the weights below it
-    for name, info in base.tensors.items():
-        parent, leaf = _split(name)
-        leaves.setdefault(parent, {})[leaf] = info
     found: list[Attention] = []
     skipped: dict[str, None] = {}
-    for parent, weights in leaves.items():
-        value, output = (_one_of(candidates, weights, parent, names) for candidates in (_VALUE, _OUTPUT))
-        place = base.anatomy.layer_of(f"{parent}.{value}.weight")
-        if value is None or output is None or place is None:
+    for module, heads in find_heads(base, names).items():
+        if isinstance(heads, str):
+            skipped[f"the gauge of value and output projections is not measured: {heads}"] = None
             continue
-        head_dim = _head_dim(base, parent, weights)
-        reason = _no_gauge(weights, weights[value], weights[output], head_dim)
-        if reason:
-            skipped[reason] = None
-            continue
-        assert head_dim is not None
+        place = base.anatomy.layer_of(heads.value)
+        assert place is not None
         infos = [
             {model: checkpoint.tensors[name] for model, checkpoint in models.items() if name in checkpoint.tensors}
-            for name in (f"{parent}.{value}.weight", f"{parent}.{value}.bias", f"{parent}.{output}.weight")
+            for name in (heads.value, f"{heads.value.removesuffix('.weight')}.bias", heads.output)
         ]
-        found.append(Attention(parent, *place, head_dim, *infos))
+        found.append(Attention(module, *place, heads.head_dim, *infos))
     if not found and not skipped and any(base.anatomy.group_of(name) == "attention" for name in names):
         skipped["the gauge is not measured: there are no separate value and output projections"] = None
     return tuple(found), tuple(skipped)
-
-
-def _split(name: str) -> tuple[str, str]:
-    """`model.layers.0.self_attn` and `v_proj` of a weight's name."""
-    parent, _, leaf = name.removesuffix(".weight").rpartition(".")
-    return parent, leaf
-
-
-def _one_of(
-    candidates: Collection[str], weights: Mapping[str, TensorInfo], parent: str, names: Collection[str]
-) -> str | None:
-    return next((leaf for leaf in candidates if leaf in weights and f"{parent}.{leaf}.weight" in names), None)
-
-
-def _no_gauge(
-    weights: Mapping[str, TensorInfo], value: TensorInfo, output: TensorInfo, head_dim: int | None
-) -> str | None:
-    """Why the space between the projections is not free to rotate, or cannot be told; None where it is."""
-    why = "the gauge of value and output projections is not measured: "
-    if len(value.shape) != 2 or len(output.shape) != 2:
-        return why + "they are no plain matrices"
-    queries = [weights[leaf] for leaf in _QUERY if leaf in weights]
-    if any(query.shape[0] != output.shape[1] for query in queries):
-        return why + "the queries are not as wide as the input of the output projection (a gated attention?)"
-    if any("norm" in leaf and leaf not in _HARMLESS_NORMS for leaf in weights):
-        return why + "a norm stands between them"
-    if any("gate" in leaf or leaf in _GATES for leaf in weights):
-        return why + "a gate stands between them"
-    if head_dim is None:
-        return why + "`config.json` does not tell the size of a head"
-    heads, key_values = output.shape[1] // head_dim, value.shape[0] // head_dim
-    if value.shape[0] % head_dim or output.shape[1] % head_dim or not key_values or heads % key_values:
-        return why + f"heads of {head_dim} do not divide them"
-    return None
-
-
-def _head_dim(base: Checkpoint, parent: str, weights: Mapping[str, TensorInfo]) -> int | None:
-    """From the configuration of the language model, or from the norm of the queries where that is a head's."""
-    decoder = base.anatomy.decoder
-    if decoder is None or not parent.startswith(f"{decoder.prefix}."):
-        return None  # the configuration of another tower lies elsewhere
-    config = next((nested for key in _TEXT_CONFIGS if isinstance(nested := base.config.get(key), dict)), base.config)
-    size, hidden, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
-    if isinstance(size, int) and size > 0:
-        return size
-    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
-        return hidden // heads
-    norm = weights.get("q_norm")
-    return norm.shape[0] if norm is not None and len(norm.shape) == 1 else None

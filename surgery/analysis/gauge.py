@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from surgery.analysis.change import relative_change
+from surgery.spectral.procrustes import procrustes
 from surgery.spectral.svd import svd
 
 
@@ -77,8 +78,8 @@ def gauge(before: ValueOutput, after: ValueOutput, head_dim: int) -> tuple[HeadG
     Both modules have the same shapes, of heads of `head_dim`. Computed in float64, one head at a time. A pure gauge
     leaves a remainder of the rounding of the weights: 2e-15 if they are float64, 5e-8 for float32, 3e-3 for bfloat16.
     Of a small change at random R explains (hd - 1) / 2 / (d + group d_out), its degrees of freedom. Where M is singular
-    R is not unique, and `rotation` is that of one of them. Raises ValueError if shapes do not fit, NumericalError if no
-    SVD converges.
+    R is not unique, and `rotation` is that of the least one. Raises ValueError if shapes do not fit, NumericalError if
+    no SVD converges.
     """
     kv, group = _heads(before, after, head_dim)
     return tuple(_head(before, after, head_dim, k, range(k * group, (k + 1) * group)) for k in range(kv))
@@ -111,8 +112,7 @@ def _head(before: ValueOutput, after: ValueOutput, head_dim: int, k: int, querie
         change += _square(O2 - O1)
     if not change:
         return UNCHANGED
-    P, _, Qh = svd(M)
-    R = P @ Qh
+    R = procrustes(M)
     aligned = R.mT @ V2
     dV = aligned - V1
     left, function, function_change = _square(dV), 0.0, 0.0

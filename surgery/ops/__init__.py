@@ -23,6 +23,7 @@ from surgery.ops.multislerp import MultiSlerp
 from surgery.ops.nearswap import NearSwap
 from surgery.ops.nuslerp import NuSlerp
 from surgery.ops.passthrough import Passthrough
+from surgery.ops.procrustes_align import ProcrustesAlign
 from surgery.ops.ram import Ram, RamPlus
 from surgery.ops.reset_layers import ResetLayers
 from surgery.ops.restore_directions import RestoreDirections
@@ -74,6 +75,7 @@ _TABLE: tuple[type[Op], ...] = (
     IsoCts,
     Knots,
     SuppressIntruders,
+    ProcrustesAlign,
 )
 OPS: dict[str, type[Op]] = {get_args(op.model_fields["op"].annotation)[0]: op for op in _TABLE}
 

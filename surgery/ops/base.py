@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RESULT = "result"  # the reserved role: the running tensor, as the steps before left it
 
-Kind = Literal["copy", "elementwise", "rows", "matrix"]
+Kind = Literal["copy", "elementwise", "rows", "matrix", "heads"]
 
 
 def _known_role(name: str, info: ValidationInfo) -> str:
@@ -45,6 +45,8 @@ class Op(BaseModel):
       whole; pieces are flat.
     - `rows`: likewise of the same row, along the last dimension; pieces are 2-D, a vector is one row.
     - `matrix`: pieces are whole 2-D matrices (a 3-D stack of experts one by one); 1-D tensors are outside.
+    - `heads`: pieces are whole value and output projections of an attention module, and the bias of values as one row;
+      `prepare` gets to see both models' module, as read, so it is the first step of these tensors.
 
     A field that is a `Number` of `surgery.graded` is a `float` once `at` has resolved it for a tensor, one that is an
     `Amount` a `Quantity`.
@@ -62,6 +64,11 @@ class Op(BaseModel):
     def reads(self) -> tuple[str, ...]:
         """The roles whose tensors `apply` needs, in a fixed order; may contain `RESULT`."""
         raise NotImplementedError
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The other roles of whose tensor it gets each piece beside that of the running tensor."""
+        return () if self.kind == "heads" else tuple(role for role in self.reads if role != RESULT)
 
     @property
     def uses_result(self) -> bool:
@@ -105,7 +112,7 @@ class Op(BaseModel):
     def apply(self, W: Tensor, sources: Mapping[str, Tensor], decomposer: Decomposer) -> Tensor:
         """The new tensor. Pure: same dtype (float32 or float64), shape and device as W; inputs stay as they are.
 
-        `sources` maps each role of `reads` (without `RESULT`) to its tensor, of W's dtype, shape and device.
+        `sources` maps each role of the property `sources` to its tensor, of W's dtype, shape and device.
         Singular value decompositions come from `decomposer`. Raises NumericalError.
         """
         raise NotImplementedError

@@ -51,6 +51,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "iso_cts": {"base": "base", "models": ["sft"], "common": "75%"},
     "knots": {"base": "base", "models": ["sft"], "density": 0.5},
     "suppress_intruders": {"from": "base"},
+    "procrustes_align": {"from": "base"},
 }
 ROOT = Path(__file__).parent.parent.parent
 STEP: TypeAdapter[Any] = TypeAdapter(Step)
