@@ -10,7 +10,7 @@ import torch
 from surgery.adapters.terms import Adapted, LowRank, Shift, rows_at_a_time
 from surgery.header import TensorInfo
 from surgery.reader import Reader
-from surgery.row_map import RowMap
+from surgery.row_map import MEAN, RowMap
 
 
 class Operand:
@@ -88,7 +88,7 @@ class GatheredOperand:
     """A tensor whose rows are rows of several tensors, and the buffers through which its pieces pass.
 
     As `Operand`, for pieces that may begin and end within a row; what lies in one run of rows is read in one go. There
-    is a buffer for each dtype of the parts.
+    is a buffer for each dtype of the parts. Where rows are the mean of the others, that is taken when it is made.
     """
 
     def __init__(
@@ -105,11 +105,17 @@ class GatheredOperand:
         self._columns = prod(parts[0][0].shape[1:])
         self._stored = {info.dtype.name: torch.empty(elements, dtype=info.dtype.torch) for info, _ in parts}
         self._working = torch.empty(elements, dtype=torch.float64 if double else torch.float32, device=device)
+        self._mean = self._taken_mean(elements) if rows.means else None
 
     def load(self, first: int, shape: tuple[int, ...]) -> torch.Tensor:
         """The piece that begins at element `first`; valid until the next one is loaded."""
         working = self._working[: prod(shape)]
-        for begin, end, info, reader, offset in self._runs(first, first + len(working)):
+        made = []
+        for begin, end, part, offset in self._runs(first, first + len(working)):
+            if part < 0:
+                made.append((begin, end, part))
+                continue
+            info, reader = self._parts[part]
             stored = self._stored[info.dtype.name][begin:end]
             reader.read_into(info, as_bytes(stored), offset * stored.element_size())
             if len(self._stored) > 1:
@@ -117,16 +123,35 @@ class GatheredOperand:
         if len(self._stored) == 1:  # one copy for all runs
             (stored,) = self._stored.values()
             working.copy_(stored[: len(working)])
+        for begin, end, part in made:
+            working[begin:end] = self._means(first + begin, end - begin) if part == MEAN else 0.0
         return working.view(shape)
 
-    def _runs(self, first: int, stop: int) -> Iterator[tuple[int, int, TensorInfo, Reader, int]]:
-        """What a piece consists of: from where to where in it, of which tensor, from which element there."""
+    def _means(self, first: int, count: int) -> torch.Tensor:
+        """So many elements of rows that are all the mean, from element `first` of the tensor on."""
+        assert self._mean is not None
+        left = first % self._columns
+        return self._mean.repeat(-(-(left + count) // self._columns))[left : left + count]
+
+    def _taken_mean(self, elements: int) -> torch.Tensor:
+        """The mean of the rows that are not MEAN, summed in float64, in pieces of up to so many elements."""
+        count = self._rows.length - self._rows.means
+        total = torch.zeros(self._columns, dtype=torch.float64, device=self._working.device)
+        most, width = max(1, elements // self._columns), min(elements, self._columns)
+        for first in range(0, count, most):
+            for left in range(0, self._columns, width):  # more than one only where a row is longer than a piece
+                shape = min(most, count - first), min(width, self._columns - left)
+                total[left : left + width] += self.load(first * self._columns + left, shape).double().sum(dim=0)
+        return (total / count).to(self._working.dtype)
+
+    def _runs(self, first: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """What a piece consists of: from where to where in it, of which part, from which element there."""
         if first == stop:
             return
         for row, part, source_row, count in self._rows.runs(first // self._columns, -(-stop // self._columns)):
             begin, end = max(first, row * self._columns), min(stop, (row + count) * self._columns)
             offset = source_row * self._columns + begin - row * self._columns
-            yield begin - first, end - first, *self._parts[part], offset
+            yield begin - first, end - first, part, offset
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:

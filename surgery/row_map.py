@@ -11,18 +11,22 @@ from dataclasses import dataclass, field
 
 Run = tuple[int, int, int, int]  # first row, part, first row there, number of rows
 
+ZERO, MEAN = -1, -2  # in place of a part: rows of zeros, and rows that are the mean of all those that are not MEAN
+
 
 @dataclass(frozen=True, slots=True)
 class RowMap:
     """The rows of a tensor, each a row of one of several parts; made by `of`.
 
-    `counts` says how many rows each part gives, `reach` how many it must have. Two maps are equal when they have one
-    `digest`. Runs are kept, not rows: a vocabulary with a few tokens more takes a few integers.
+    `counts` says how many rows each part gives, `reach` how many it must have; `means` how many rows at the end are
+    MEAN. Two maps are equal when they have one `digest`. Runs are kept, not rows: a vocabulary with a few tokens more
+    takes a few integers.
     """
 
     length: int
     counts: tuple[int, ...]
     reach: tuple[int, ...]
+    means: int
     digest: str
     _firsts: array[int] = field(compare=False, repr=False)
     _parts: array[int] = field(compare=False, repr=False)
@@ -30,11 +34,15 @@ class RowMap:
 
     @classmethod
     def of(cls, places: Sequence[tuple[int, int]]) -> RowMap:
-        """The map whose row i is, of the part `places[i][0]`, the row `places[i][1]`."""
+        """The map whose row i is, of the part `places[i][0]`, the row `places[i][1]`.
+
+        Of ZERO and of MEAN rows the number does not matter; MEAN rows are the last.
+        """
         firsts, parts, rows = array("q"), array("q"), array("q")
         reach: Counter[int] = Counter()
         before = (-1, -1)
-        for i, (part, row) in enumerate(places):
+        for i, (part, number) in enumerate(places):
+            row = number if part >= 0 else i  # one run
             if (part, row - 1) != before:
                 firsts.append(i)
                 parts.append(part)
@@ -42,6 +50,8 @@ class RowMap:
             before = part, row
             reach[part] = max(reach[part], row + 1)
         counts = Counter(part for part, _ in places)
+        means = counts[MEAN]
+        assert all(part == MEAN for part, _ in places[len(places) - means :]), "MEAN rows are the last"
         known = range(max(counts, default=-1) + 1)
         digest = hashlib.blake2b(digest_size=16)
         for numbers in (array("q", [len(places)]), firsts, parts, rows):
@@ -50,6 +60,7 @@ class RowMap:
             len(places),
             tuple(counts[part] for part in known),
             tuple(reach[part] for part in known),
+            means,
             digest.hexdigest(),
             firsts,
             parts,
