@@ -131,8 +131,8 @@ class Output(BaseModel):
     )
     chat_template: Annotated[str, AfterValidator(_chat_template)] | None = Field(
         default=None,
-        description="the chat template: a role, whose it is; `most common` of the roles'; or one in Jinja. Default: the "
-        "one that goes with the tokenizer",
+        description="the chat template: a role, whose it is; `most common` of the roles'; or one in Jinja. Default: "
+        "the one that goes with the tokenizer",
     )
 
     @model_validator(mode="after")

@@ -5,7 +5,8 @@ is set to, `tokens` whose tokens the output has, `conversion` makes the recipe, 
 mergekit's documentation and its behaviour.
 """
 
-from surgery.mergekit.conversion import convert, is_merge_file
+from surgery.mergekit.conversion import convert
 from surgery.mergekit.converted import Converted
+from surgery.mergekit.reading import is_merge_file
 
 __all__ = ["Converted", "convert", "is_merge_file"]
