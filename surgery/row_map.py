@@ -40,10 +40,10 @@ class RowMap:
         """
         firsts, parts, rows = array("q"), array("q"), array("q")
         reach: Counter[int] = Counter()
-        before = (-1, -1)
+        before: tuple[int, int] | None = None
         for i, (part, number) in enumerate(places):
             row = number if part >= 0 else i  # one run
-            if (part, row - 1) != before:
+            if before is None or (part, row - 1) != before:
                 firsts.append(i)
                 parts.append(part)
                 rows.append(row)

@@ -16,11 +16,11 @@ _MERGE = "<<"
 
 
 def read_again(read: Source) -> Source:
-    """What recipes of ours may not have, and that was found wrong: anchors, aliases, `<<` and tags such as `!!float`.
+    """A document with what recipes of ours may not have: anchors, aliases, `<<` and tags such as `!!float`.
 
-    Raises RecipeError as `read_yaml` does.
+    Data from Python stays as it is. Raises RecipeError as `read_yaml` does.
     """
-    return read_yaml(read.text, read.origin, _Reader(read.origin)) if read.mistakes and read.lines else read
+    return read_yaml(read.text, read.origin, _Reader(read.origin)) if read.lines else read
 
 
 class _Reader(Reader):
