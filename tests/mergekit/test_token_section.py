@@ -36,6 +36,7 @@ TOKENS = """\
     d: {source: {kind: zero}}
     e: {source: {kind: model_token, model: MODELS/base, token: a}}
     a: {source: {kind: model_token, model: MODELS/sft, token_id: 3}, force: true}
+    b: {source: MODELS/sft}
     <new>: {source: {kind: model_token, model: MODELS/math, token: <pad>}}
     <zero>: {source: {kind: zero}}
 """
@@ -45,6 +46,7 @@ GIVEN: dict[str, tuple[Row, bool]] = {
     "d": (None, False),
     "e": (("base", "a"), False),
     "a": (("sft", "d"), True),
+    "b": (("sft", "b"), False),  # the base has it, and math lacks it
     "<new>": (("math", "<pad>"), False),
     "<zero>": (None, False),
 }
@@ -128,6 +130,7 @@ def test_the_recipe(tmp_path: Path) -> None:
         "d": {"from": 0},
         "e": {"from": "base", "token": "a"},
         "a": {"from": "sft", "token": 3, "force": True},
+        "b": {"from": "sft"},
         "<new>": {"from": "math", "token": "<pad>"},
         "<zero>": {"from": 0},
     }
