@@ -60,12 +60,14 @@ def companions(
     *,
     changed: bool = False,
     made: Mapping[str, bytes] = MappingProxyType({}),
+    replaced: tuple[str, ...] = (),
 ) -> tuple[Companion, ...]:
     """What belongs beside the weights of an output that begins from `start`.
 
     Tokenizer files and chat templates come from `tokenizer`, everything else from `start`. With `torch_dtype`
     (`bfloat16`), the dtypes that the config names, nested configs included, become that one. `changed` says that
-    the config in `start` is another one than the file's. `made` are files in place of those there.
+    the config in `start` is another one than the file's. `made` are files in place of those there, and of those whose
+    names match a pattern in `replaced`.
     """
     found = {name: path for name, path in _files(start) if _matches(name, _MODEL)}
     found.update((name, path) for name, path in _files(tokenizer) if _matches(name, _TOKENIZER))
@@ -77,9 +79,9 @@ def companions(
             result.append(Companion(name, content=content.encode()))
         else:
             result.append(Companion(name, path=path))
-    kept = [companion for companion in result if companion.name not in made]
-    replaced = [Companion(name, content=content) for name, content in made.items()]
-    return tuple(sorted([*kept, *replaced], key=lambda companion: companion.name))
+    kept = [each for each in result if each.name not in made and not _matches(each.name, replaced)]
+    put = [Companion(name, content=content) for name, content in made.items()]
+    return tuple(sorted([*kept, *put], key=lambda companion: companion.name))
 
 
 def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:

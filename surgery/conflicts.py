@@ -22,9 +22,9 @@ class Conflicts:
         """A conflict of one of the recipe's slices, or of all of them together."""
         self._found.setdefault((("slices",) if number is None else ("slices", number), message), (message, []))
 
-    def output(self, message: str) -> None:
-        """A conflict of the recipe's output section."""
-        self._found.setdefault((("output",), message), (message, []))
+    def output(self, key: str, message: str) -> None:
+        """A conflict of a key of the recipe's output section."""
+        self._found.setdefault((("output", key), message), (f"{key}: {message}", []))
 
     def add(self, place: Path, kind: str, name: str, message: str) -> None:
         """A conflict of a tensor at a place of the recipe. Of one kind the first is told, and how many there are."""
@@ -39,7 +39,7 @@ class Conflicts:
         faults = []
         for (place, _), (message, names) in sorted(self._found.items(), key=lambda item: _rank(item[0][0])):
             more = f" ({len(names)} tensors in all)" if len(names) > 1 else ""
-            ours = place == ("output",) and not self._recipe.named  # a mergekit file has no section of that name
+            ours = place[0] == "output" and not self._recipe.named  # a mergekit file has no section of that name
             where = f"{self._recipe.origin} output" if ours else self._recipe.place(place)
             faults.append(Fault(where, message + more))
         if faults:
@@ -48,5 +48,5 @@ class Conflicts:
 
 def _rank(place: Path) -> tuple[int, int]:
     """The order in which conflicts are told: slices, steps, output."""
-    section, number = place[0], place[1] if len(place) > 1 else -1
-    return ("slices", "steps", "output").index(str(section)), int(number)
+    number = next((part for part in place[1:] if isinstance(part, int)), -1)
+    return ("slices", "steps", "output").index(str(place[0])), number

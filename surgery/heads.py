@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from surgery.checkpoint import TEXT_CONFIGS, Checkpoint
+from surgery.checkpoint import Checkpoint
 from surgery.header import TensorInfo
+from surgery.tying import TEXT_CONFIGS
 
 Part = Literal["value", "bias", "output"]
 

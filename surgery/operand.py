@@ -11,7 +11,7 @@ import torch
 from surgery.adapters.terms import Adapted, LowRank, Shift, rows_at_a_time
 from surgery.header import TensorInfo
 from surgery.reader import Reader
-from surgery.row_map import RowMap
+from surgery.row_map import MEAN, RowMap
 
 
 class Operand:
@@ -90,7 +90,8 @@ class GatheredOperand:
 
     As `Operand`, for pieces that may begin and end within a row; what lies in one run of rows is read in one go. There
     is a buffer for each dtype of the parts. Rows that lie scattered are read one by one: reading what lies between
-    them, too, would take as many bytes again for each piece of a shuffled vocabulary as the whole has.
+    them, too, would take as many bytes again for each piece of a shuffled vocabulary as the whole has. Where rows are
+    the mean of the others, that is taken when it is made.
     """
 
     def __init__(
@@ -107,24 +108,48 @@ class GatheredOperand:
         self._columns = prod(parts[0][0].shape[1:])
         self._stored = {info.dtype.name: torch.empty(elements, dtype=info.dtype.torch) for info, _ in parts}
         self._working = torch.empty(elements, dtype=torch.float64 if double else torch.float32, device=device)
+        self._mean = self._taken_mean(elements) if rows.means else None
 
     def load(self, first: int, shape: tuple[int, ...]) -> torch.Tensor:
         """The piece that begins at element `first`; valid until the next one is loaded."""
         working = self._working[: prod(shape)]
         main = self._parts[0][0].dtype.name
-        others = []
+        others, made = [], []
         for part, *places in self._runs(first, first + len(working)):
+            spans = zip(*(each.tolist() for each in places), strict=True)
+            if part < 0:
+                made += [(begin, end, part) for begin, end, _ in spans]
+                continue
             info, reader = self._parts[part]
             stored = self._stored[info.dtype.name]
             memory, size = as_bytes(stored), stored.element_size()
-            for begin, end, offset in zip(*(each.tolist() for each in places), strict=True):
+            for begin, end, offset in spans:
                 reader.read_into(info, memory[begin * size : end * size], offset * size)
                 if info.dtype.name != main:
                     others.append((stored, begin, end))
         working.copy_(self._stored[main][: len(working)])  # in one go, with what is not of this dtype
         for stored, begin, end in others:
             working[begin:end].copy_(stored[begin:end])
+        for begin, end, part in made:
+            working[begin:end] = self._means(first + begin, end - begin) if part == MEAN else 0.0
         return working.view(shape)
+
+    def _means(self, first: int, count: int) -> torch.Tensor:
+        """So many elements of rows that are all the mean, from element `first` of the tensor on."""
+        assert self._mean is not None
+        left = first % self._columns
+        return self._mean.repeat(-(-(left + count) // self._columns))[left : left + count]
+
+    def _taken_mean(self, elements: int) -> torch.Tensor:
+        """The mean of the rows that are not MEAN, summed in float64, in pieces of up to so many elements."""
+        count = self._rows.length - self._rows.means
+        total = torch.zeros(self._columns, dtype=torch.float64, device=self._working.device)
+        most, width = max(1, elements // self._columns), min(elements, self._columns)
+        for first in range(0, count, most):
+            for left in range(0, self._columns, width):  # more than one only where a row is longer than a piece
+                shape = min(most, count - first), min(width, self._columns - left)
+                total[left : left + width] += self.load(first * self._columns + left, shape).double().sum(dim=0)
+        return (total / count).to(self._working.dtype)
 
     def _runs(self, first: int, stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """What a piece consists of: of each part, from where to where in the piece, and from which element of its own.

@@ -15,7 +15,10 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # of parameters and of roles
 NAME_RULE = "letters, digits, `_` and `-`, not starting with a digit or `-`"
 REFERENCE = re.compile(rf"\$({NAME.pattern})")
 OUTPUT = "output"
-_OUTPUT_SETTINGS = ("output.dtype", "output.shard_size", "output.tokenizer", "output.vocabulary")
+_OUTPUT_SETTINGS = tuple(
+    f"{OUTPUT}.{key}"
+    for key in ("dtype", "shard_size", "tokenizer", "vocabulary", "tokens", "pad_vocabulary_to", "chat_template")
+)
 
 
 class Substitution:

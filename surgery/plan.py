@@ -49,11 +49,11 @@ class Source:
         """Bytes that are read for it."""
         if self.rows is None:
             return self.info.stored.nbytes
-        counts = self.rows.counts
-        return sum(
+        once = sum(
             part.info.dtype.nbytes(count * prod(part.info.shape[1:]))
-            for part, count in zip(self.parts, counts, strict=False)
+            for part, count in zip(self.parts, self.rows.counts, strict=False)
         )
+        return once * (2 if self.rows.means else 1)  # the mean is taken beforehand
 
     @property
     def stored(self) -> tuple[TensorInfo, ...]:

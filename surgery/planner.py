@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from surgery.attentions import Attentions
 from surgery.blocks import spell
+from surgery.chat_template import REPLACED, chosen_template, template_files
 from surgery.checkpoint import Checkpoint
 from surgery.companions import companions
 from surgery.conflicts import Conflicts
@@ -22,6 +24,7 @@ from surgery.select import Select, resolve
 from surgery.stacking import stack
 from surgery.token_positions import TokenPositions
 from surgery.token_rows import TokenRows
+from surgery.vocabulary import check_tokenizer
 
 _NEEDS = {  # by the kind of an operation
     "elementwise": "floating-point tensors",
@@ -71,6 +74,7 @@ class _Planner:
         self.positions = TokenPositions(recipe, inputs)
         self.rows = TokenRows(recipe, inputs, self.stacking, self.conflicts)
         self.stacking = self.rows.stacking
+        self.files = dict(self.rows.files)  # beside the weights, in place of those of the inputs
         self.start = self.stacking.start
         self.anatomy = self.start.anatomy
         self.counterparts = Counterparts(inputs, self.rows, self.positions, recipe, self.conflicts)
@@ -89,6 +93,7 @@ class _Planner:
         self.attentions.refuse_halves({name: draft.partners for name, draft in drafts.items() if draft.partners})
         self.positions.check_lender(self.recipe.output.tokenizer or self.recipe.start, self.conflicts)
         self._remark_what_is_left_out()
+        self._choose_chat_template()
         self.conflicts.raise_all()
         return self._finish(drafts)
 
@@ -206,6 +211,18 @@ class _Planner:
         assert found is not None
         return self.rows.source(number, role, info.name, found)
 
+    def _choose_chat_template(self) -> None:
+        """Put the chat template that the recipe asks for into the files beside the weights."""
+        asked = self.recipe.output.chat_template
+        if asked is None:
+            return
+        lender = self.inputs[self.recipe.output.tokenizer or self.recipe.start]
+        try:
+            check_tokenizer(lender)
+            self.files.update(template_files(chosen_template(asked, self.inputs), lender, self.files))
+        except ValueError as error:
+            self.conflicts.output("chat_template", str(error))
+
     def _refuse_dead_steps(self, drafts: Mapping[str, _Draft]) -> None:
         alive = {number for draft in drafts.values() for number in (*draft.steps, draft.copied)}
         for number, op in enumerate(self.recipe.steps):
@@ -235,7 +252,8 @@ class _Planner:
                 tokenizer,
                 self.recipe.output.dtype if chosen else None,
                 changed=self.start.config is not self.inputs[self.recipe.start].config,
-                made=self.rows.files,
+                made=self.files,
+                replaced=() if self.recipe.output.chat_template is None else REPLACED,
             ),
             remarks=(
                 *self._notes(),
@@ -245,7 +263,7 @@ class _Planner:
                 *(_told(text, names) for text, names in self.remarks.items()),
             ),
             layers=tuple((spell(block.outcome), str(block)) for block in self.stacking.blocks),
-            tokenizer=self.rows.digest,
+            tokenizer=_digest(self.files),
         )
 
     def _notes(self) -> list[str]:
@@ -264,6 +282,11 @@ class _Planner:
             known_as=self._known_as(slot.name),
             partners=draft.partners,
         )
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    """Of the files that are made; empty where there are none."""
+    return hashlib.blake2b(repr(sorted(files.items())).encode(), digest_size=16).hexdigest() if files else ""
 
 
 def _is_matrix(info: TensorInfo) -> bool:

@@ -9,15 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     PrivateAttr,
     TypeAdapter,
     ValidationError,
@@ -34,14 +32,13 @@ from surgery.mapping_source import read_mapping
 from surgery.mergekit import Converted, convert, is_merge_file
 from surgery.ops import Step
 from surgery.ops.base import RESULT, Op
+from surgery.output_section import InputRole, Output
 from surgery.parameters import NAME, NAME_RULE, Substitution
-from surgery.size import parse_size
 from surgery.source import Mistake, Path, Source
 from surgery.validation import mistakes as mistakes_of
 from surgery.wording import did_you_mean, quoted, show
 
 _RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-KEEP = "keep"
 
 
 def _name(name: str) -> str:
@@ -58,24 +55,6 @@ def _role(name: str) -> str:
     return name
 
 
-def _input_role(name: str, info: ValidationInfo) -> str:
-    roles = (info.context or {}).get("roles")
-    if roles is not None and name not in roles:
-        raise ValueError(f"{show(name)} is not among the recipe's models: {quoted(roles)}")
-    return name
-
-
-def _shard_size(value: object) -> int | None:
-    if value == KEEP:
-        return None
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    try:
-        return parse_size(value)
-    except ValueError:
-        raise ValueError(f"found {show(value)}; expected `keep` or a size such as `5GB` or `500MiB`") from None
-
-
 RecipeName = Annotated[
     str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_RECIPE_NAME.pattern}$"})
 ]
@@ -84,46 +63,7 @@ RoleName = Annotated[
     AfterValidator(_role),
     WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$", "not": {"const": RESULT}}),
 ]
-InputRole = Annotated[str, AfterValidator(_input_role)]
 Slice = Annotated[dict[InputRole, LayerRangeField], Field(min_length=1)]  # of each role as many layers
-ShardSize = Annotated[
-    int | None,  # bytes
-    BeforeValidator(_shard_size),
-    PlainSerializer(lambda size: KEEP if size is None else size),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"const": KEEP},
-                {"type": "string", "pattern": r"^\d+(\.\d+)?\s*([KMGTkmgt][Ii]?)?[Bb]$"},
-                {"type": "integer", "minimum": 1},
-            ]
-        }
-    ),
-]
-
-
-class Output(BaseModel):
-    """`output:` of a recipe: how the result is stored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dtype: Literal["keep", "bfloat16", "float16", "float32"] = Field(
-        default="keep", description="dtype of the output's float tensors; `keep`: each tensor's own in `start`"
-    )
-    shard_size: ShardSize = Field(
-        default=None,
-        json_schema_extra={"default": KEEP},
-        description="largest file: `5GB`, `500MiB`; `keep`: the files of `start`, with slices none larger",
-    )
-    tokenizer: InputRole | None = Field(
-        default=None, description="the role whose tokenizer and chat template go with it; default: `start`"
-    )
-    vocabulary: Literal["start", "union"] | None = Field(
-        default=None,
-        description="match rows of embedding and head by their tokens: the output has those of `start`, or the "
-        "`union` of all roles'. A role that lacks a token counts as having the row that the output begins with, "
-        "that of `start`. Default: by position, where the tokenizers agree",
-    )
 
 
 class Recipe(BaseModel):
@@ -269,7 +209,7 @@ def _with_origin(mistake: Mistake, work: Substitution) -> Mistake:
 
 
 def _unused_roles(data: Mapping[str, Any], roles: Sequence[str]) -> list[Mistake]:
-    """Roles that are neither `start` nor the tokenizer's, named by no slice and read by no step.
+    """Roles that are neither `start` nor named in `output`, named by no slice and read by no step.
 
     A wrong step or slice counts as using every role that it may mean; where it shows none, nothing is said.
     """
@@ -281,8 +221,7 @@ def _unused_roles(data: Mapping[str, Any], roles: Sequence[str]) -> list[Mistake
     first = next(iter(slices[0]), None) if slices and isinstance(slices[0], dict) else None
     start = data.get("start", first)
     used = {start if start in roles else did_you_mean(str(start), roles) or roles[-1]}
-    tokenizer = output.get("tokenizer") if isinstance(output, dict) else None
-    used.update([tokenizer] if isinstance(tokenizer, str) else ())
+    used.update(_texts(output))
     names = [list(each) if isinstance(each, dict) else [] for each in slices]
     step_of: TypeAdapter[Op] = TypeAdapter(Step)
     context = {"roles": roles}

@@ -15,18 +15,22 @@ if TYPE_CHECKING:
 
     Runs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # of each: first row, part, first row there, rows
 
+ZERO, MEAN = -1, -2  # in place of a part: rows of zeros, and rows that are the mean of all those that are not MEAN
+
 
 @dataclass(frozen=True, slots=True)
 class RowMap:
     """The rows of a tensor, each a row of one of several parts; made by `of`.
 
-    `counts` says how many rows each part gives, `reach` how many it must have. Two maps are equal when they have one
-    `digest`. Runs are kept, not rows: a vocabulary with a few tokens more takes a few integers.
+    `counts` says how many rows each part gives, `reach` how many it must have; `means` how many rows at the end are
+    MEAN. Two maps are equal when they have one `digest`. Runs are kept, not rows: a vocabulary with a few tokens more
+    takes a few integers.
     """
 
     length: int
     counts: tuple[int, ...]
     reach: tuple[int, ...]
+    means: int
     digest: str
     _firsts: array[int] = field(compare=False, repr=False)
     _parts: array[int] = field(compare=False, repr=False)
@@ -34,18 +38,24 @@ class RowMap:
 
     @classmethod
     def of(cls, places: Sequence[tuple[int, int]]) -> RowMap:
-        """The map whose row i is, of the part `places[i][0]`, the row `places[i][1]`."""
+        """The map whose row i is, of the part `places[i][0]`, the row `places[i][1]`.
+
+        Of ZERO and of MEAN rows the number does not matter; MEAN rows are the last.
+        """
         firsts, parts, rows = array("q"), array("q"), array("q")
         reach: Counter[int] = Counter()
-        before = (-1, -1)
-        for i, (part, row) in enumerate(places):
-            if (part, row - 1) != before:
+        before: tuple[int, int] | None = None
+        for i, (part, number) in enumerate(places):
+            row = number if part >= 0 else i  # one run
+            if before is None or (part, row - 1) != before:
                 firsts.append(i)
                 parts.append(part)
                 rows.append(row)
             before = part, row
             reach[part] = max(reach[part], row + 1)
         counts = Counter(part for part, _ in places)
+        means = counts[MEAN]
+        assert all(part == MEAN for part, _ in places[len(places) - means :]), "MEAN rows are the last"
         known = range(max(counts, default=-1) + 1)
         digest = hashlib.blake2b(digest_size=16)
         for numbers in (array("q", [len(places)]), firsts, parts, rows):
@@ -54,6 +64,7 @@ class RowMap:
             len(places),
             tuple(counts[part] for part in known),
             tuple(reach[part] for part in known),
+            means,
             digest.hexdigest(),
             firsts,
             parts,

@@ -43,14 +43,15 @@ class TokenPositions:
         remedy = f"take the tokenizer of `{self._start}`"
         if ours != theirs:
             conflicts.output(
-                f"tokenizer: the embedding has {ours} rows in `{self._start}` and {theirs} in `{lender}`, so its "
-                f"tokenizer does not fit the output; {remedy}"
+                "tokenizer",
+                f"the embedding has {ours} rows in `{self._start}` and {theirs} in `{lender}`, so its "
+                f"tokenizer does not fit the output; {remedy}",
             )
             return
         found = [each for each in self._differences(self._start, lender) if each.there is not None]
         if found:
             told = _told(found, self._start, lender)
-            conflicts.output(f"tokenizer: that of `{lender}` does not fit the rows of the output: {told}; {remedy}")
+            conflicts.output("tokenizer", f"that of `{lender}` does not fit the rows of the output: {told}; {remedy}")
 
     def _rows(self, role: str) -> int | None:
         embedding = self._inputs[role].anatomy.embedding

@@ -4,28 +4,28 @@ With `output: {vocabulary: start}` the output has the tokens of `start`, in thei
 roles, first those of `start`, then the others' by role and id. Where a step reads another role, row i is the row that
 this role has for token i. For a token that it lacks, it counts as having the row that the output begins with: that of
 `start`, or of the first role that has a token that `start` lacks. So its task vector from `start` is 0 there, and an
-average with it stays what `start` has. Rows of `start` beyond its tokens (padding) are treated likewise.
+average with it stays what `start` has. Rows of `start` beyond its tokens (padding) are treated likewise. The recipe may
+name other rows for tokens (`output.tokens`), and other padding; see `output_tokens`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from math import prod
 
 from surgery.checkpoint import Checkpoint
 from surgery.config import with_vocabulary
 from surgery.conflicts import Conflicts
-from surgery.errors import CheckpointError, NotInstalledError
+from surgery.errors import CheckpointError, NotInstalledError, PlanError
 from surgery.groups import token_rank
 from surgery.header import TensorInfo
+from surgery.output_tokens import OutputTokens, Place, output_tokens
 from surgery.plan import Source
 from surgery.recipe import Recipe
-from surgery.row_map import RowMap
+from surgery.row_map import MEAN, ZERO, RowMap
 from surgery.stacking import Stacking
-from surgery.union_tokenizer import NewToken, new_tokens, tokenizer_files, united
+from surgery.union_tokenizer import tokenizer_files, united
 from surgery.vocabulary import Vocabulary, read_tokenizer, read_vocabulary
 from surgery.wording import numbered, show, some
 
@@ -51,18 +51,16 @@ class TokenRows:
         self._policy = recipe.output.vocabulary
         self._inputs = inputs
         self._conflicts = conflicts
-        self._known: dict[str, Vocabulary] = {}
+        self._known = _Vocabularies(self)
         self._maps: dict[str, tuple[list[str], RowMap]] = {}
         self.names = _token_tensors(stacking.start)
         if self._policy is None:
             return
         self._check_start()
-        start, rows = self._vocabulary(self._role), self._rows(self._role)
-        # Of each row of the output: its token with the role whose spelling it has, and where the output begins.
-        self._tokens = [(start.texts[i], self._role) if i in start.texts else None for i in range(rows)]
-        self._own = [(self._role, i) for i in range(rows)]
-        if self._policy == "union":
-            self._unite(start)
+        self._made = self._tokens()
+        self.remarks += self._made.remarks
+        if not self._made.as_in_start or len(self._made.own) != self._rows(self._role):
+            self._replace()
 
     def source(self, number: int, role: str, name: str, info: TensorInfo) -> Source | None:
         """What a step reads for the tensor `name` from a role that has `info` for it; None and a conflict."""
@@ -81,22 +79,16 @@ class TokenRows:
         """A role's tensor as it is once its rows are matched: with the number of rows of the output."""
         if info is None or self._policy is None or name not in self.names:
             return info
-        return _with_rows(info, len(self._own))
-
-    @cached_property
-    def digest(self) -> str:
-        """Of the tokenizer files that are made; empty where there are none."""
-        if not self.files:
-            return ""
-        return hashlib.blake2b(repr(sorted(self.files.items())).encode(), digest_size=16).hexdigest()
+        return _with_rows(info, len(self._made.own))
 
     def _check_start(self) -> None:
         """Everything that is needed of `start`, whatever the policy."""
         lender = self._recipe.output.tokenizer
         if lender not in (None, self._role):
             self._conflicts.output(
-                f"tokenizer: found `{lender}`, and with `vocabulary` the output has the tokenizer of `{self._role}`; "
-                f"leave out one of the two"
+                "tokenizer",
+                f"found `{lender}`, and with `vocabulary` the output has the tokenizer of `{self._role}`; "
+                f"leave out one of the two",
             )
         if not self.names:
             self._refuse(f"`{self._role}` has no token embedding, so there are no rows to match")
@@ -110,16 +102,31 @@ class TokenRows:
                 )
 
     def _refuse(self, message: str) -> None:
-        self._conflicts.output(f"vocabulary: {message}")
+        self._conflicts.output("vocabulary", message)
         self._conflicts.raise_all()
 
-    def _vocabulary(self, role: str) -> Vocabulary:
-        if role not in self._known:
-            try:
-                self._known[role] = read_vocabulary(self._inputs[role])
-            except (CheckpointError, NotInstalledError) as error:
-                self._refuse(f"tokens of `{role}` are not known: {error}")
-        return self._known[role]
+    def _tokens(self) -> OutputTokens:
+        anatomies = {role: (model.anatomy.embedding, model.tensors) for role, model in self._inputs.items()}
+        rows = {role: tensors[name].shape[0] for role, (name, tensors) in anatomies.items() if name is not None}
+        try:
+            return output_tokens(self._role, list(self._inputs), rows, self._known, self._recipe.output)
+        except PlanError:
+            raise
+        except ValueError as error:
+            self._refuse_tokens(error)
+            raise
+
+    def _refuse_tokens(self, error: Exception) -> None:
+        union = "the tokenizer of `{}` cannot have the tokens of all roles: {}; take `start`"
+        self._refuse(union.format(self._role, error) if self._policy == "union" else str(error))
+
+    def vocabulary(self, role: str) -> Vocabulary:
+        """The tokens of a role. Raises PlanError."""
+        try:
+            return read_vocabulary(self._inputs[role])
+        except (CheckpointError, NotInstalledError) as error:
+            self._refuse(f"tokens of `{role}` are not known: {error}")
+            raise
 
     def _rows(self, role: str) -> int:
         """The rows of a role's embedding."""
@@ -141,7 +148,7 @@ class TokenRows:
 
     def _gathered(self, role: str, name: str, info: TensorInfo) -> Source | None:
         roles, rows = self._map(role)
-        if rows.identity and info.shape[0] == len(self._own):
+        if rows.identity and info.shape[0] == len(self._made.own):
             return Source(role, info)
         others = [self._info(other, name) for other in roles[1:]]
         for part, (owner, found) in enumerate(zip(roles, [info, *others], strict=True)):
@@ -153,7 +160,7 @@ class TokenRows:
                     f"adapter first, `surgery apply merge-adapter {self._inputs[owner].source} OUT`"
                 )
             elif part < len(rows.reach) and rows.reach[part] > found.shape[0]:
-                text = self._vocabulary(owner).texts.get(rows.reach[part] - 1, "")
+                text = self._known[owner].texts.get(rows.reach[part] - 1, "")
                 self._refuse(
                     f"`{found.name}` of `{owner}` has {found.shape[0]} rows, and its tokenizer has the token "
                     f"{show(text)} with the id {rows.reach[part] - 1}; expected a row for each token: take the "
@@ -165,30 +172,20 @@ class TokenRows:
     def _map(self, role: str) -> tuple[list[str], RowMap]:
         """The roles that give rows where `role` is read, itself first, and the rows."""
         if role not in self._maps:
-            places = list(self._places(role))
-            roles = list(dict.fromkeys([role, *(other for other, _ in places)]))
-            number = {other: i for i, other in enumerate(roles)}
+            places = list(self._made.places(role, self._known))
+            roles = list(dict.fromkeys([role, *(other for other, _ in places if isinstance(other, str))]))
+            number: dict[str | int, int] = {MEAN: MEAN, ZERO: ZERO, **{other: i for i, other in enumerate(roles)}}
             self._maps[role] = roles, RowMap.of([(number[other], row) for other, row in places])
             if role != self._role:
                 self._remark(role, places)
         return self._maps[role]
 
-    def _places(self, role: str) -> Iterator[tuple[str, int]]:
-        """Where the row of each token is, as seen from a role."""
-        if role == self._role:
-            yield from self._own
-            return
-        vocabulary = self._vocabulary(role)
-        for token, own in zip(self._tokens, self._own, strict=True):
-            found = None if token is None else vocabulary.find(token[0], self._vocabulary(token[1]))
-            yield own if found is None else (role, found)
-
-    def _remark(self, role: str, places: Sequence[tuple[str, int]]) -> None:
-        texts = [token[0] if token else None for token in self._tokens]
+    def _remark(self, role: str, places: Sequence[Place]) -> None:
+        texts = [token[0] if token else None for token in self._made.tokens]
         total = sum(text is not None for text in texts)
         found = {row for owner, row in places if owner == role}
         lacking = [text for text, (owner, _) in zip(texts, places, strict=True) if text is not None and owner != role]
-        dropped = [text for number, text in self._vocabulary(role).texts.items() if number not in found]
+        dropped = [text for number, text in self._known[role].texts.items() if number not in found]
         told = f"vocabulary: `{role}` has {total - len(lacking):,} of the output's {numbered(total, 'token')}"
         if lacking:
             told += f"; it lacks {some(lacking)}, for which it counts as having the output's own rows"
@@ -196,41 +193,21 @@ class TokenRows:
             told += f"; the output lacks {some(dropped)}, which {'is' if len(dropped) == 1 else 'are'} left out"
         self.remarks.append(told)
 
-    # --- the tokens of all roles -------------------------------------------------------------------------------------
+    # --- rows that the output has and `start` has not ----------------------------------------------------------------
 
-    def _unite(self, start: Vocabulary) -> None:
-        try:
-            new = new_tokens(self._role, {role: self._vocabulary(role) for role in self._inputs})
-            made = united(read_tokenizer(self._inputs[self._role]), start, new) if new else {}
-        except (ValueError, NotInstalledError) as error:
-            self._refuse(f"the tokenizer of `{self._role}` cannot have the tokens of all roles: {error}; take `start`")
-            return
-        if not new:
-            self.remarks.append(f"vocabulary: no role has a token that `{self._role}` lacks; none is added")
-            return
-        rows = self._rows(self._role)
-        self._place(start, new, rows)
-        for role in dict.fromkeys(token.role for token in new):
+    def _replace(self) -> None:
+        """Let the steps edit the rows of the output: other ones than those of `start`, with a tokenizer to them."""
+        if self._made.new:
+            try:
+                read = read_tokenizer(self._inputs[self._role])
+                made = united(read, self._known[self._role], self._made.new)
+            except (ValueError, NotInstalledError) as error:
+                self._refuse_tokens(error)
+                return
+            self.files = dict(tokenizer_files(self._inputs[self._role], made, self._made.new))
+        for role in self._made.lenders:
             self._refuse_unlike(role)
-            self.remarks.append(f"vocabulary: adds {some([t.text for t in new if t.role == role])} of `{role}`")
-        self.files = dict(tokenizer_files(self._inputs[self._role], made, new))
-        self._enlarge(rows)
-
-    def _place(self, start: Vocabulary, new: Sequence[NewToken], rows: int) -> None:
-        """Give the new tokens their rows: padding of `start` first, then rows behind its own."""
-        top = max(start.ids.values(), default=-1)
-        if top >= rows:
-            self._refuse(
-                f"the embedding of `{self._role}` has {rows} rows, and its tokenizer has the token "
-                f"{show(start.texts[top])} with the id {top}; expected a row for each token: take the tokenizer that "
-                f"belongs to these weights"
-            )
-        more = max(0, new[-1].id + 1 - rows)
-        self._tokens += [None] * more
-        self._own += [(self._role, -1)] * more
-        for token in new:
-            self._tokens[token.id] = token.text, token.role
-            self._own[token.id] = token.role, token.id_there
+        self._enlarge(self._rows(self._role))
 
     def _refuse_unlike(self, role: str) -> None:
         """The rows of added tokens must fit into the tensors of `start`."""
@@ -262,7 +239,7 @@ class TokenRows:
 
     def _enlarge(self, before: int) -> None:
         """What the steps edit: tensors with a row for each token, and a config that says so."""
-        start, rows = self.stacking.start, len(self._own)
+        start, rows = self.stacking.start, len(self._made.own)
         origins = dict(self.stacking.origins)
         tensors = dict(start.tensors)
         for name in sorted(self.names):
@@ -284,6 +261,18 @@ class TokenRows:
                 )
         changed = replace(start, tensors=tensors, config=config, index_metadata=metadata)
         self.stacking = replace(self.stacking, start=changed, origins=origins)
+
+
+class _Vocabularies(dict[str, Vocabulary]):
+    """The tokens of roles, read when they are asked for."""
+
+    def __init__(self, rows: TokenRows) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def __missing__(self, role: str) -> Vocabulary:
+        self[role] = self._rows.vocabulary(role)
+        return self[role]
 
 
 def _token_tensors(checkpoint: Checkpoint) -> frozenset[str]:

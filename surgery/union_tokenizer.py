@@ -16,7 +16,7 @@ from surgery.wording import some
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token that is added under the number `id`, and the role that lends it, with its id there.
+    """A token that is added under the number `id`, and the role that lends it, with its id there; None: no role has it.
 
     `settings` are those of an added token, as `tokenizer.json` has them, None for an entry of a vocabulary.
     """
@@ -24,7 +24,7 @@ class NewToken:
     text: str
     id: int
     settings: Mapping[str, Any] | None
-    role: str
+    role: str | None
     id_there: int
 
 

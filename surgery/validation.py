@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -153,15 +153,24 @@ def _fields(model: type[BaseModel] | None) -> dict[str, FieldInfo]:
 def _model_at(path: Path, model: type[BaseModel], data: Any) -> type[BaseModel] | None:
     """The model that the map at this path is validated against."""
     at: type[BaseModel] | None = model
+    named = False  # whether the next part is a name that the user chose
     for i, part in enumerate(path):
         data = data[part]
-        if path[:i] == ("steps",):
+        if named:
+            named = False
+        elif path[:i] == ("steps",):
             op = data.get("op") if isinstance(data, dict) else None
             at = OPS.get(op) if isinstance(op, str) else None
         elif isinstance(part, str) and path[: i + 1] != ("steps",):
             field = _fields(at).get(part)
             at = next(_models_in(field.annotation), None) if field else None
+            named = field is not None and any(get_origin(kind) is dict for kind in _branches(field.annotation))
     return at
+
+
+def _branches(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, or what is none."""
+    return (annotation, *get_args(annotation))
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -112,6 +112,11 @@ def has_tokenizer_file(checkpoint: Checkpoint) -> bool:
     return checkpoint.is_directory and (checkpoint.root / TOKENIZER_FILE).is_file()
 
 
+def check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError when there is no tokenizer beside the weights."""
+    _found(checkpoint)
+
+
 def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     """The vocabulary of a checkpoint. Where there is no `tokenizer.json`, transformers makes one of what there is.
 

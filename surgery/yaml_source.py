@@ -2,7 +2,8 @@
 
 The event stream of ruamel.yaml is read instead of its node tree: events keep the marks of the nodes, and
 nesting and size can be bounded while they arrive. Scalars follow the core schema of YAML 1.2 (section 10.3):
-`yes` and `012:30` are text. Anchors, aliases and tags are refused: parameters say the same more plainly.
+`yes` and `012:30` are text. Anchors, aliases and tags are refused: parameters say the same more plainly. Files of
+other programs may have them (`surgery.mergekit.yaml_file`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from surgery.source import MAX_DEPTH, MAX_INTEGER, MAX_NODES, Mistake, Path, Sou
 from surgery.wording import show
 
 MAX_BYTES = 1_000_000
-USED_TWICE = "for a value that is used twice declare a parameter"
+SECOND = "a second document starts here; expected one"
+_USED_TWICE = "for a value that is used twice declare a parameter"
 MAX_LINE = 20_000  # characters; the scanner's time is quadratic in the length of some tokens
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # section 5.1
@@ -55,14 +57,14 @@ _HINTS = (  # what the parser says -> what to do
 )
 
 
-def read_yaml(content: str | bytes, origin: str) -> Source:
-    """Read one YAML document.
+def read_yaml(content: str | bytes, origin: str, reader: Reader | None = None) -> Source:
+    """Read one YAML document; by a `reader` that takes more of YAML, if there is one.
 
     What is wrong with single values is in the result's `mistakes`; an empty document gives None as data.
     Raises RecipeError when there is nothing to go on with: not UTF-8, a syntax error, a limit exceeded.
     """
     text = _decode(content, origin)
-    reader = _Reader(origin)
+    reader = reader or Reader(origin)
     try:
         data = reader.document(YAML(typ="safe", pure=True).parse(text))
     except MarkedYAMLError as error:
@@ -128,7 +130,7 @@ def _refuse(origin: str, line: int, message: str) -> NoReturn:
     raise RecipeError([Fault(f"{origin}:{line}", message)]) from None
 
 
-class _Reader:
+class Reader:
     """Builds the data of one document from its events."""
 
     def __init__(self, origin: str) -> None:
@@ -145,8 +147,7 @@ class _Reader:
             if isinstance(event, DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    message = "a second document starts here; expected one"
-                    self._wrong((), event, message, void=False)
+                    self._wrong((), event, SECOND, void=False)
                     break
                 if event.version not in (None, (1, 2)):
                     message = "found a `%YAML` directive of another version; expected YAML 1.2"
@@ -164,23 +165,26 @@ class _Reader:
             _refuse(self.origin, self.line, f"nested deeper than {MAX_DEPTH} levels")
         self.lines.setdefault(path, self.line)
         if isinstance(event, NodeEvent):
-            self._refuse_properties(event, path)
+            self._check_properties(event, path)
+        return self._content(event, events, path)
+
+    def _content(self, event: Event, events: Iterator[Event], path: Path) -> object:
         if isinstance(event, SequenceStartEvent):
             return self._list(events, path)
         if isinstance(event, MappingStartEvent):
             return self._map(events, path)
         return self._scalar(event, path) if isinstance(event, ScalarEvent) else None
 
-    def _refuse_properties(self, event: NodeEvent, path: Path) -> None:
+    def _check_properties(self, event: NodeEvent, path: Path) -> None:
         if isinstance(event, AliasEvent):
-            advice = f"put a glob that starts with `*` in quotes; {USED_TWICE}"
+            advice = f"put a glob that starts with `*` in quotes; {_USED_TWICE}"
             self._wrong(path, event, f"found the YAML alias {show(f'*{event.anchor}')}; {advice}")
         elif (tag := getattr(event, "tag", None)) is not None:
             found = f"found the YAML tag {show(str(tag))}"
             self._wrong(path, event, f"{found}; expected a value without a tag")
         elif event.anchor is not None:
             found = f"found the YAML anchor {show(f'&{event.anchor}')}"
-            self._wrong(path, event, f"{found}; {USED_TWICE}", void=False)
+            self._wrong(path, event, f"{found}; {_USED_TWICE}", void=False)
 
     def _list(self, events: Iterator[Event], path: Path) -> list[object]:
         items: list[object] = []
@@ -219,7 +223,7 @@ class _Reader:
         if text is None:
             return None
         try:
-            value = resolve(text) if event.implicit[0] else text
+            value = self._resolved(event, text)
         except ValueError as error:
             self._wrong(path, event, str(error))
             return None
@@ -227,6 +231,9 @@ class _Reader:
             self._wrong(path, event, f"found {show(text)}; expected a finite number")
             return None
         return value
+
+    def _resolved(self, event: ScalarEvent, text: str) -> object:
+        return resolve(text) if event.implicit[0] else text
 
     def _text(self, event: ScalarEvent, path: Path) -> str | None:
         """The scalar's text, its surrogate pairs joined: JSON escapes characters as pairs."""

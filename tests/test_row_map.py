@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.row_map import RowMap
+from surgery.row_map import MEAN, ZERO, RowMap
 
 PLACES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6)), max_size=20)
 
@@ -33,6 +33,17 @@ def test_maps_are_equal_when_their_rows_are(one: list[tuple[int, int]], other: l
     assert (a == b) == (a.digest == b.digest) == (one == other)
     assert hash(RowMap.of(list(one))) == hash(a)
     assert a.identity == (bool(one) and one == [(0, i) for i in range(len(one))])
+
+
+@given(st.lists(st.tuples(st.integers(ZERO, 1), st.integers(0, 6)), max_size=12), st.integers(0, 4))
+def test_made_rows_are_runs_of_their_kind(places: list[tuple[int, int]], means: int) -> None:
+    """Of zeros, wherever they are, and of means, at the end; no part gives them, and their numbers do not matter."""
+    found = RowMap.of([*places, *[(MEAN, 0)] * means])
+    kinds = [part for _, part, _, length in found.runs(0, found.length) for _ in range(length)]
+    assert kinds == [part for part, _ in places] + [MEAN] * means
+    assert found.means == means
+    assert sum(found.counts) == sum(part != ZERO for part, _ in places)
+    assert found == RowMap.of([*((part, row if part >= 0 else 9) for part, row in places), *[(MEAN, 3)] * means])
 
 
 def test_consecutive_rows_are_one_run() -> None:

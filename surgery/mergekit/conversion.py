@@ -9,77 +9,35 @@ from pathlib import Path as FilePath
 from pathlib import PureWindowsPath
 from typing import Any
 
-from surgery.document import validated
-from surgery.errors import Fault, RecipeError
+from surgery.errors import RecipeError
+from surgery.mergekit.chat_formats import template_of
 from surgery.mergekit.converted import Converted
-from surgery.mergekit.groups import Group, group_of_models, groups_of_slices
+from surgery.mergekit.groups import Group, groups_of
 from surgery.mergekit.merge_file import MergeFile
 from surgery.mergekit.methods import KNOWN, METHODS, Method
 from surgery.mergekit.names import roles as roles_of
+from surgery.mergekit.reading import IGNORED, read_merge_file
+from surgery.mergekit.remarks import remarks_of
 from surgery.mergekit.slices import moved_filters, slices_of, steps_of, wrong_lengths
 from surgery.mergekit.step import Step, make_step
 from surgery.mergekit.text import recipe_text
 from surgery.mergekit.tokens import tokens_of
 from surgery.source import Mistake, Path, Source
 from surgery.wording import show, suggestion
-from surgery.yaml_source import USED_TWICE
-
-EXACT = ("linear", "slerp", "passthrough")  # mergekit computes these in float32 whatever `dtype` says, or not at all
 
 OLDER = ("embed_slerp",)  # parameters of earlier versions, which files on the hub still have
 VERSION = "0.1.5"
 
-_SIGNS = ("merge_method", "base_model", "modules", "experts")  # keys that a recipe of ours does not have
-_IGNORED = "mergekit ignores it"
-_MISPLACED = {  # what people write where mergekit does not look
-    **dict.fromkeys(KNOWN, "put it under `parameters`"),
-    "revision": "write `model: org/name@REVISION`",
-}
-
-
-def is_merge_file(data: object) -> bool:
-    """Whether a document is a file of mergekit, and none of ours."""
-    return isinstance(data, dict) and "steps" not in data and any(sign in data for sign in _SIGNS)
-
 
 def convert(read: Source) -> Converted:
     """The recipe that does what a mergekit file asks for. Raises RecipeError with everything that cannot be."""
-    file = _read(read)
+    read, file = read_merge_file(read)
     method = METHODS.get(file.merge_method)
     if method is None:
         hint = suggestion(file.merge_method, METHODS, "the methods are")
         message = f"unknown merge method {show(file.merge_method)}; {hint}"
         raise RecipeError(read.faults([Mistake(("merge_method",), message)]))
     return _Conversion(read, file, method).converted()
-
-
-def _read(read: Source) -> MergeFile:
-    assert isinstance(read.data, dict)
-    if "experts" in read.data:
-        message = "found `experts`, which mergekit-moe makes a mixture of; this is not supported"
-        raise RecipeError(read.faults([Mistake(("experts",), message)]))
-    try:
-        return validated(MergeFile, read, _neither_or_both)
-    except RecipeError as error:
-        raise RecipeError([Fault(fault.where, _for_mergekit(fault.message)) for fault in error.faults]) from None
-
-
-def _for_mergekit(message: str) -> str:
-    """A message about a document of ours as one about a file of mergekit."""
-    message = message.replace(USED_TWICE, "write such values out where they are used")
-    unknown = re.match("unknown key `(.+?)`; ", message)
-    if unknown is None or _IGNORED in message:
-        return message
-    advice = _MISPLACED.get(unknown[1])
-    return f"{unknown[0]}{advice} ({_IGNORED})" if advice else f"{message} ({_IGNORED})"
-
-
-def _neither_or_both(data: Mapping[str, Any]) -> list[Mistake]:
-    given = [key for key in ("models", "slices", "modules") if data.get(key)]
-    if len(given) == 1:
-        return []
-    found = " and ".join(f"`{key}`" for key in given) or "neither `models` nor `slices`"
-    return [Mistake((given[-1],) if given else (), f"found {found}; expected one of `models` and `slices`")]
 
 
 class _Conversion:
@@ -98,26 +56,35 @@ class _Conversion:
         self.mistakes += self.tokens.mistakes
 
     def _groups(self) -> list[Group]:
-        if not self.file.slices:
-            return [group_of_models(self.file)]
-        groups = groups_of_slices(self.file)
+        groups = groups_of(self.file)
+        if not groups[0].layers:
+            return groups
         self.mistakes += [*wrong_lengths(groups), *moved_filters(groups, self.method)]
         return groups
 
     def _steps(self) -> list[tuple[Group, Step]]:
-        if self.file.slices:
+        if self.groups[0].layers:
             start = self.roles[self.tokens.start]
             return steps_of(self.name, self.method, self.groups, self.roles, start)
         return [(group, make_step(self.name, self.method, group, self.roles)) for group in self.groups]
 
+    def _seeded(self, step: Step) -> Step:
+        """The step with the seed that the file names."""
+        if not self.method.random or self.file.random_seed is None:
+            return step
+        places = {**step.places, "seed": ("random_seed",)}
+        return replace(step, data={**step.data, "seed": self.file.random_seed}, places=places)
+
     def converted(self) -> Converted:
         """The recipe. Raises RecipeError."""
-        steps = self._steps()
+        steps = [(group, self._seeded(step)) for group, step in self._steps()]
         self.mistakes += [mistake for _, step in steps for mistake in step.mistakes]
         self._check_names()
         if self.mistakes:
             raise RecipeError(self.read.faults({(m.path, m.message): m for m in self.mistakes}.values()))
-        self._note_differences()
+        self.notes.update(remarks_of(self.file, self.method.random))
+        if self.tokens.notes:
+            self.notes[self.tokens.place] = "; ".join(self.tokens.notes)
         data = self._data(steps)
         file = replace(self.read, origin=FilePath(self.read.origin).name)  # where it lies is nobody else's business
         notes = file.faults(Mistake(path, message) for path, message in self.notes.items())
@@ -140,12 +107,14 @@ class _Conversion:
         data: dict[str, Any] = {"name": _recipe_name(self.file.name or FilePath(self.read.origin).stem)}
         data["summary"] = f"{self.name} of {', '.join(roles)}, as mergekit's {FilePath(self.read.origin).name} says"
         data["models"] = roles
-        if self.file.slices:
+        if self.groups[0].layers:
             data["slices"] = slices_of(self.groups, self.roles)
         data["start"] = self.roles[self.tokens.start]
         if steps:
             data["steps"] = [step.data for _, step in steps]
-        output = {"dtype": self.file.out_dtype or self.file.dtype, "vocabulary": self.tokens.vocabulary}
+        output = {"dtype": self.file.out_dtype or self.file.dtype, **self.tokens.output}
+        if self.file.chat_template:
+            output["chat_template"] = template_of(self.file.chat_template)
         if any(output.values()):
             data["output"] = {key: value for key, value in output.items() if value is not None}
         return data
@@ -154,6 +123,12 @@ class _Conversion:
         places: dict[Path, Path] = {("name",): ("name",) if self.file.name else ()}
         places["slices",] = ("slices",)
         places.update(dict.fromkeys([("start",), ("output",), ("output", "vocabulary")], self.tokens.place))
+        places["output", "tokens"] = ("tokenizer", "tokens")
+        places["output", "pad_vocabulary_to"] = ("tokenizer", "pad_to_multiple_of")
+        places["output", "chat_template"] = ("chat_template",)
+        places.update(
+            {("output", "tokens", text): ("tokenizer", "tokens", text) for text in self.tokens.output.get("tokens", {})}
+        )
         places["output", "dtype"] = ("out_dtype",) if self.file.out_dtype else ("dtype",)
         for i, (group, step) in enumerate(steps):
             places["steps", i] = group.place
@@ -173,9 +148,7 @@ class _Conversion:
                     self.notes[*place, name] = f"no effect, in mergekit {VERSION} either"
                 elif name not in KNOWN:
                     hint = suggestion(name, sorted(KNOWN), "the parameters are")
-                    self.mistakes.append(
-                        Mistake((*place, name), f"unknown parameter {show(name)}; {hint} ({_IGNORED})")
-                    )
+                    self.mistakes.append(Mistake((*place, name), f"unknown parameter {show(name)}; {hint} ({IGNORED})"))
                 elif (why := self._without_effect(name, owner, base)) is not None:
                     self.notes[*place, name] = why
 
@@ -201,18 +174,6 @@ class _Conversion:
         if owner is not None and parameter.scope == "others" and owner == base:
             return "no effect for the base model, in mergekit either"
         return None
-
-    def _note_differences(self) -> None:
-        if self.tokens.notes:
-            self.notes[self.tokens.place] = "; ".join(self.tokens.notes)
-        if self.file.dtype in ("bfloat16", "float16") and self.name not in EXACT:
-            self.notes["dtype",] = (
-                f"mergekit also computes in {self.file.dtype}; here that is done in float32, and rounded once"
-            )
-        if self.method.random:
-            self.notes["merge_method",] = (
-                "mergekit's random masks differ from run to run; here they follow from `seed`, a field of the operation"
-            )
 
 
 def _recipe_name(text: str) -> str:

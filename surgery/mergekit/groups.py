@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from surgery.mergekit.merge_file import MergeFile
+from surgery.mergekit.merge_file import Input, MergeFile, Module, Slice
 from surgery.mergekit.settings import Setting
 from surgery.source import Path
 
@@ -41,29 +41,38 @@ class Group:
     layers: tuple[tuple[int, int], ...] = ()  # of each member, from the first up to the second; empty: all
 
 
-def group_of_models(file: MergeFile) -> Group:
-    """`models`, with the base at the end where it is not among them, as mergekit has it."""
-    whole = Level((PARAMETERS,), file.parameters)
-    members = [
-        Member(each.model, ("models", i), (Level(("models", i, PARAMETERS), each.parameters), whole))
-        for i, each in enumerate(file.models or ())
-    ]
-    if file.base_model is not None and file.base_model not in [member.model for member in members]:
-        members.append(Member(file.base_model, ("base_model",), (whole,)))
-    return Group(("merge_method",), tuple(members), file.base_model, (whole,))
+def groups_of(file: MergeFile) -> list[Group]:
+    """Of `models` one group, of `slices` one for each; in a module, where the file has such, with its settings."""
+    place: Path = ()
+    what: MergeFile | Module = file
+    levels = [Level((PARAMETERS,), file.parameters)]
+    if file.modules:
+        name, what = next(iter(file.modules.items()))  # if there are others, they say the same
+        place = ("modules", name)
+        levels.insert(0, Level((*place, PARAMETERS), what.parameters))
+    if what.slices:
+        return [
+            _group_of_slice(each, (*place, "slices", i), levels, file.base_model) for i, each in enumerate(what.slices)
+        ]
+    return [_group_of_models(what.models or (), place, levels, file.base_model)]
 
 
-def groups_of_slices(file: MergeFile) -> list[Group]:
-    """One group a slice."""
-    whole = Level((PARAMETERS,), file.parameters)
-    groups = []
-    for i, each in enumerate(file.slices or ()):
-        place: Path = ("slices", i)
-        levels = (Level((*place, PARAMETERS), each.parameters), whole)
-        members = []
-        for j, source in enumerate(each.sources):
-            at: Path = (*place, "sources", j)
-            members.append(Member(source.model, at, (Level((*at, PARAMETERS), source.parameters), *levels)))
-        layers = tuple(source.layer_range for source in each.sources)
-        groups.append(Group(place, tuple(members), each.base_model or file.base_model, levels, layers))
-    return groups
+def _group_of_models(models: Sequence[Input], place: Path, levels: Sequence[Level], base: str | None) -> Group:
+    """With the base at the end where it is not among them, as mergekit has it."""
+    members = []
+    for i, each in enumerate(models):
+        at: Path = (*place, "models", i)
+        members.append(Member(each.model, at, (Level((*at, PARAMETERS), each.parameters), *levels)))
+    if base is not None and base not in [member.model for member in members]:
+        members.append(Member(base, ("base_model",), tuple(levels)))
+    return Group(("merge_method",), tuple(members), base, tuple(levels))
+
+
+def _group_of_slice(part: Slice, place: Path, outer: Sequence[Level], base: str | None) -> Group:
+    levels = (Level((*place, PARAMETERS), part.parameters), *outer)
+    members = []
+    for j, source in enumerate(part.sources):
+        at: Path = (*place, "sources", j)
+        members.append(Member(source.model, at, (Level((*at, PARAMETERS), source.parameters), *levels)))
+    layers = tuple(source.layer_range for source in part.sources)
+    return Group(place, tuple(members), part.base_model or base, levels, layers)

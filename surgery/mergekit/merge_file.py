@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from surgery.mergekit.chat_formats import check_template
 from surgery.mergekit.settings import SettingField
 from surgery.wording import quoted, show
 
 _DTYPES = ("bfloat16", "float16", "float32")
+_DOUBLE = "float64"
 
 
 def _reference(value: object) -> str:
@@ -58,19 +61,22 @@ def _check_keys(value: Mapping[str, Any], known: Sequence[str]) -> None:
         raise ValueError(f"found {show(unknown)}; expected {quoted(known)}")
 
 
-def _refused(advice: str) -> BeforeValidator:
-    def refuse(value: object) -> None:
-        if value is not None:
-            raise ValueError(f"not supported: {advice}")
-
-    return BeforeValidator(refuse)
-
-
 def _dtype(value: str) -> str:
     found = value.removeprefix("torch.")
     if found not in _DTYPES:
-        raise ValueError(f"found {show(value)}; expected `bfloat16`, `float16` or `float32`, which outputs may have")
+        of_mergekit = " (mergekit refuses it, too)" if found == "auto" else ""
+        expected = "`bfloat16`, `float16` or `float32`, which outputs may have"
+        raise ValueError(f"found {show(value)}; expected {expected}{of_mergekit}")
     return found
+
+
+def _dtype_or_double(value: str, info: ValidationInfo) -> str:
+    """That of the arithmetic may be float64, where the output has another one."""
+    if value.removeprefix("torch.") != _DOUBLE:
+        return _dtype(value)
+    if info.data.get("out_dtype") is None:
+        raise ValueError(f"found {show(value)}; outputs may have `bfloat16`, `float16` or `float32`: add `out_dtype`")
+    return _DOUBLE
 
 
 def _or_none(wanted: Callable[[Any], object]) -> BeforeValidator:
@@ -92,16 +98,54 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+@dataclass(frozen=True, slots=True)
+class TokenSource:
+    """A model, None for zeros, and the token whose row it is there, None for the same."""
+
+    model: str | None
+    token: str | int | None = None
+
+
+def _token_source(value: object) -> TokenSource:
+    """Raises ValueError."""
+    if not isinstance(value, Mapping) or "kind" not in value:
+        return TokenSource(_reference(value))
+    kind = value["kind"]
+    if kind == "zero":
+        _check_keys(value, ("kind",))
+        return TokenSource(None)
+    if kind != "model_token":
+        raise ValueError(f"found {show(kind)} for `kind`; expected `zero` or `model_token`")
+    _check_keys(value, ("kind", "model", "token", "token_id"))
+    given = [value[key] for key in ("token", "token_id") if value.get(key) is not None]
+    if len(given) != 1:
+        raise ValueError("expected one of `token` and `token_id` beside `kind: model_token`")
+    kind_of = str if value.get("token") is not None else int
+    if type(given[0]) is not kind_of or (isinstance(given[0], int) and given[0] < 0):
+        raise ValueError(f"found {show(given[0])}; expected the text of a token as `token`, or its id as `token_id`")
+    return TokenSource(_reference(value.get("model")), given[0])
+
+
+class Token(_Part):
+    """One of `tokens`: where its rows come from in models that lack it, or with `force` in all."""
+
+    source: Annotated[TokenSource, BeforeValidator(_token_source)] = Field(description="where its row comes from")
+    force: bool = False
+
+
 class Input(_Part):
     """One of `models`."""
 
     model: Reference = Field(description="the path or the hub id of a model")
     parameters: Settings = Field(default_factory=dict)
+    layer_range: Any = None  # people copy it here from slices; mergekit does not look at it
 
 
-class SliceInput(Input):
+class SliceInput(_Part):
     """One of a slice's `sources`: the layers of a model from the first number up to, and without, the second."""
 
+    model: Reference = Field(description="the path or the hub id of a model")
+    parameters: Settings = Field(default_factory=dict)
     layer_range: Annotated[tuple[int, int], AfterValidator(_range)]
 
 
@@ -111,18 +155,23 @@ class Slice(_Part):
     sources: tuple[SliceInput, ...] = Field(min_length=1)
     base_model: Annotated[str | None, _or_none(_reference)] = None
     parameters: Settings = Field(default_factory=dict)
+    residual_weight: float | None = None  # mergekit reads it, and does nothing with it
+
+
+class Module(_Part):
+    """One of `modules`: a part of an architecture that has several, or, as `default`, the whole of one that has not."""
+
+    models: tuple[Input, ...] | None = None
+    slices: tuple[Slice, ...] | None = None
+    parameters: Settings = Field(default_factory=dict)
 
 
 class Tokenizer(_Part):
     """The section `tokenizer`."""
 
     source: Reference = "union"
-    tokens: Annotated[
-        None, _refused("tokens cannot be added or changed; remove it, and change the tokenizer afterwards")
-    ] = None
-    pad_to_multiple_of: Annotated[
-        None, _refused("embeddings have a row for each token; remove it, and pad afterwards")
-    ] = None
+    tokens: dict[str, Token] | None = None
+    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
 
 
 class MergeFile(_Part):
@@ -132,13 +181,12 @@ class MergeFile(_Part):
     merge_method: str = Field(description="what to do with the models")
     models: tuple[Input, ...] | None = Field(default=None)
     slices: tuple[Slice, ...] | None = None
-    modules: Annotated[None, _refused("merge the modules of such a model as a whole, with `models`")] = None
+    modules: dict[str, Module] | None = None
     base_model: Annotated[str | None, _or_none(_reference)] = None
     parameters: Settings = Field(default_factory=dict)
-    dtype: Annotated[str, AfterValidator(_dtype)] | None = None
     out_dtype: Annotated[str, AfterValidator(_dtype)] | None = None
+    dtype: Annotated[str, AfterValidator(_dtype_or_double)] | None = None
     tokenizer_source: Annotated[str | None, _or_none(_reference)] = None
     tokenizer: Tokenizer | None = None
-    chat_template: Annotated[
-        None, _refused("the output has the chat template of its tokenizer; remove it, and change it afterwards")
-    ] = None
+    chat_template: Annotated[str, AfterValidator(check_template)] | None = None
+    random_seed: Annotated[int, Field(ge=0)] | None = None  # an option of mergekit's command line

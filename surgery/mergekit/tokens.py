@@ -9,24 +9,24 @@ the same but for the last case. A difference that the file shows is told in a no
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from surgery.mergekit.groups import Group
-from surgery.mergekit.merge_file import MergeFile
+from surgery.mergekit.merge_file import MergeFile, Token
 from surgery.source import Mistake, Path
 from surgery.wording import show
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Whose tokens the output has: the model that it begins from, and the policy of ours, None to match by position.
+    """Whose tokens the output has: the model that it begins from, and what a recipe of ours says of them in `output`.
 
     `place` is where the file says so; `notes` tell what differs from mergekit.
     """
 
     start: str
-    vocabulary: Literal["start", "union"] | None = None
+    output: Mapping[str, Any] = field(default_factory=dict)
     place: Path = ()
     notes: tuple[str, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
@@ -52,7 +52,28 @@ def tokens_of(file: MergeFile, groups: Sequence[Group], roles: Mapping[str, str]
         mistakes.append(Mistake(place, f"{show(asked)} is not supported here: {fault}"))
     union = asked == "union"
     notes = tuple(_differences(file, start, groups, roles, union=union, named=asked not in ("base", "union")))
-    return Tokens(start, "union" if union else "start", place, notes, tuple(mistakes))
+    output: dict[str, Any] = {"vocabulary": "union" if union else "start"}
+    if section is not None and section.tokens:
+        output["tokens"] = _rows_of(section.tokens, roles, mistakes)
+    if section is not None and section.pad_to_multiple_of is not None:
+        output["pad_vocabulary_to"] = section.pad_to_multiple_of
+    return Tokens(start, output, place, notes, tuple(mistakes))
+
+
+def _rows_of(tokens: Mapping[str, Token], roles: Mapping[str, str], mistakes: list[Mistake]) -> dict[str, Any]:
+    """`output.tokens` of ours; what cannot be goes to `mistakes`."""
+    found = {}
+    for text, token in tokens.items():
+        model = token.source.model
+        if model is not None and model not in roles:
+            message = f"{show(model)} is not among the models, so none of its rows is read; expected one of the models"
+            mistakes.append(Mistake(("tokenizer", "tokens", text, "source"), message))
+            continue
+        row: dict[str, Any] = {"from": 0 if model is None else roles[model]}
+        if token.source.token is not None:
+            row["token"] = token.source.token
+        found[text] = {**row, "force": True} if token.force else row
+    return found
 
 
 def _lender(asked: str, models: Sequence[str]) -> str | None:
@@ -91,7 +112,8 @@ def _differences(
         yield f"without `base_model` mergekit begins from the tokenizer of any model, here it is that of {role}"
     if file.base_model is not None and file.base_model != start:
         yield f"the output has the config of {role}, in mergekit that of `{roles[file.base_model]}`"
-    yield f"rows beyond the tokens (padding) stay as in {role}, mergekit removes them"
+    if file.tokenizer is None or file.tokenizer.pad_to_multiple_of is None:
+        yield f"rows beyond the tokens (padding) stay as in {role}, mergekit removes them"
     if union:
         yield (
             "tokens of other vocabularies follow by model and id, entries as entries; in mergekit in another order, "

@@ -58,15 +58,24 @@ FAULTS = {
     ),
     "mixture of experts": (
         "base_model: a\ngate_mode: hidden\nexperts: [{source_model: b, positive_prompts: []}]\n",
-        ["merge.yml:3 experts: found `experts`, which mergekit-moe makes a mixture of; this is not supported"],
+        [
+            (
+                "merge.yml:3 experts: found `experts`; mergekit-moe makes a mixture of experts of such a file; this is "
+                "not supported: merge the models into one"
+            )
+        ],
+    ),
+    "evolution": (
+        "genome: {models: [a, b], merge_method: ties}\ntasks: []\n",
+        ["merge.yml:1 genome: found `genome`; mergekit-evolve searches for a merge with such a file; this is not supp"],
     ),
     "unknown key": (
         TIES + "dtpye: float16\n",
         ["merge.yml:8 dtpye: unknown key `dtpye`; did you mean `dtype`? (mergekit ignores it)"],
     ),
     "unknown key of a model": (
-        TIES.replace("  - model: math\n", "  - model: math\n    layer_range: [0, 3]\n"),
-        ["merge.yml:5 models[1].layer_range: unknown key `layer_range`; expected: `model`, `parameters` (mergekit ign"],
+        TIES.replace("  - model: math\n", "  - model: math\n    layers: [0, 3]\n"),
+        ["merge.yml:5 models[1].layers: unknown key `layers`; expected: `model`, `parameters`, `layer_range` (merg"],
     ),
     "a parameter in another place": (
         TIES.replace("  - model: math\n", "  - model: math\n    density: 0.3\n"),
@@ -179,9 +188,25 @@ FAULTS = {
         TIES.replace("model: math", "model: a@b+c@d@e"),
         ["merge.yml:4 models[1].model: found `a@b+c@d@e`; expected one"],
     ),
-    "modules": (
+    "one of several modules": (
         "merge_method: linear\nmodules: {text: {models: [{model: a}]}}\n",
-        ["merge.yml:2 modules: not supported: merge the modules of such a model as a whole, with `models`"],
+        ["merge.yml:2 modules.text: found the module `text` alone, and mergekit writes no other; expected `default`"],
+    ),
+    "modules in their own ways": (
+        "merge_method: linear\nmodules: {text: {models: [{model: a}]}, vision: {models: [{model: b}]}}\n",
+        ["merge.yml:2 modules.vision: found another merge than that of `text`; modules that are merged in ways of the"],
+    ),
+    "modules and models": (
+        "merge_method: linear\nmodels: [{model: a}]\nmodules: {default: {models: [{model: a}]}}\n",
+        ["merge.yml:3 modules: found `models` and `modules`; expected one of `models` and `slices`"],
+    ),
+    "nothing in a module": (
+        "merge_method: linear\nmodules: {default: {parameters: {weight: 1}}}\n",
+        ["merge.yml:2 modules.default: found neither `models` nor `slices`; expected one of"],
+    ),
+    "unknown key of a module": (
+        "merge_method: linear\nmodules: {default: {models: [{model: a}], weight: 1}}\n",
+        ["merge.yml:2 modules.default.weight: unknown key `weight`; put it under `parameters` (mergekit ignores it)"],
     ),
     "neither": ("merge_method: linear\n", ["merge.yml:1: found neither `models` nor `slices`; expected one of"]),
     "both": (
@@ -190,11 +215,18 @@ FAULTS = {
     ),
     "dtype": (
         TIES + "dtype: float64\n",
-        ["merge.yml:8 dtype: found `float64`; expected `bfloat16`, `float16` or `float32`, which outputs may have"],
+        ["merge.yml:8 dtype: found `float64`; outputs may have `bfloat16`, `float16` or `float32`: add `out_dtype`"],
+    ),
+    "dtype of any kind": (
+        TIES + "dtype: auto\nout_dtype: float64\n",
+        [
+            "merge.yml:8 dtype: found `auto`; expected `bfloat16`, `float16` or `float32`, which outputs may have (",
+            "merge.yml:9 out_dtype: found `float64`; expected `bfloat16`, `float16` or `float32`, which outp",
+        ],
     ),
     "chat template": (
-        TIES + "chat_template: chatml\n",
-        ["merge.yml:8 chat_template: not supported: the output has the chat template of its tokenizer; remove it"],
+        TIES + "chat_template: vicuna\n",
+        ["merge.yml:8 chat_template: found `vicuna`; expected `auto`, a template in Jinja, or one of `alpaca`, "],
     ),
     "the tokenizer of no model": (
         TIES + "tokenizer_source: org/other\n",
@@ -219,12 +251,27 @@ FAULTS = {
             )
         ],
     ),
-    "section tokenizer": (
-        TIES + "tokenizer:\n  tokens: {<s>: {source: sft}}\n  pad_to_multiple_of: 8\n",
+    "padding to nothing": (
+        TIES + "tokenizer:\n  pad_to_multiple_of: 0\n",
+        ["merge.yml:9 tokenizer.pad_to_multiple_of: found `0`; expected 1 or more"],
+    ),
+    "rows of tokens": (
+        TIES
+        + "tokenizer:\n  tokens:\n    <a>: {source: org/other}\n    <b>: {source: {kind: model_token, model: sft}}\n"
+        "    <c>: {source: {kind: mean}}\n    <d>: {force: true}\n"
+        "    <e>: {source: {kind: model_token, model: sft, token: 3}}\n    <f>: {from: sft}\n",
         [
-            "merge.yml:9 tokenizer.tokens: not supported: tokens cannot be added or changed",
-            "merge.yml:10 tokenizer.pad_to_multiple_of: not supported: embeddings have a row for each token; remove",
+            "merge.yml:11 tokenizer.tokens.<b>.source: expected one of `token` and `token_id` beside",
+            "merge.yml:12 tokenizer.tokens.<c>.source: found `mean` for `kind`; expected `zero` or `model_token`",
+            "merge.yml:13 tokenizer.tokens.<d>: `source` is missing; expected where its row comes from",
+            "merge.yml:14 tokenizer.tokens.<e>.source: found `3`; expected the text of a token as `token`, or its id",
+            "merge.yml:15 tokenizer.tokens.<f>: `source` is missing; expected where its row comes from",
+            "merge.yml:15 tokenizer.tokens.<f>.from: unknown key `from`; expected: `source`, `force` (mergekit ignores",
         ],
+    ),
+    "rows of no model": (
+        TIES + "tokenizer: {tokens: {<a>: {source: org/other}}}\n",
+        ["merge.yml:8 tokenizer.tokens.<a>.source: `org/other` is not among the models, so none of its rows is read"],
     ),
     "a tokenizer of nothing": (
         TIES + "tokenizer: {source: }\n",
@@ -269,20 +316,25 @@ FAULTS = {
         TIES.replace("weight: 0.5}", "weight: inf}"),
         ["merge.yml:5 models[1].parameters.weight: found `inf`; exp"],
     ),
-    "residual weight": (
-        SLICES.replace("  - sources", "  - residual_weight: 1\n    sources"),
-        ["merge.yml:2 slices[0].residual_weight: unknown key `residual_weight`; expected: `sources`, `base_model`"],
-    ),
     "several documents": (
         f"name: one\n{TIES}---\nname: two\n{TIES}",
-        ["merge.yml:9: a second document starts here; expected one"],
+        ["merge.yml:9: a second document starts here; expected one; give each merge a file of its own, and run them"],
     ),
-    "anchors": (
-        TIES.replace("model: math", "model: &m math").replace("base_model: base", "base_model: *m"),
-        [
-            "merge.yml:4 models[1].model: found the YAML anchor `&m`; write such values out where they are used",
-            "merge.yml:6 base_model: found the YAML alias `*m`; put a glob that starts with `*` in quotes; write such",
-        ],
+    "an anchor below": (
+        TIES.replace("base_model: base", "base_model: *m").replace("merge_method: ties", "merge_method: &m ties"),
+        ["merge.yml:6 base_model: found the YAML alias `*m` of an anchor that is not above it, or not ended"],
+    ),
+    "a tag": (
+        TIES.replace("weight: 0.5}", "weight: !!python/tuple 0.5}"),
+        ["merge.yml:5 models[1].parameters.weight: found the YAML tag `tag:yaml.org,2002:python/tuple`; expected"],
+    ),
+    "another value than its tag": (
+        TIES.replace("weight: 0.5}", "weight: !!int 0.5}"),
+        ["merge.yml:5 models[1].parameters.weight: found `0.5`; expected what its tag says"],
+    ),
+    "merged with no map": (
+        TIES.replace("weight: 0.5}", "weight: 0.5, <<: [a]}"),
+        ["merge.yml:5 models[1].parameters.<<: found `a`; expected a map, or a list of maps, to be merged"],
     ),
     "a base for passthrough": (
         SLERP.replace("slerp", "passthrough"),
