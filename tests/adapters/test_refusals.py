@@ -56,7 +56,7 @@ def refused(tmp_path: Path, adapter: Tensors | None = None, base: Tensors | None
         ({"lora_alpha": float("inf")}, "`lora_alpha` is `inf`"),
         ({"rank_pattern": ["q_proj"]}, "`rank_pattern` is `['q_proj']`"),
         ({"alpha_pattern": {"q_proj": None}}, "gives `q_proj` the value `None`"),
-        ({"alpha_pattern": {"q_(": 2}}, "no pattern of names"),
+        ({"alpha_pattern": {"q_(": 2}}, "is no pattern of names that is understood here"),
         ({"modules_to_save": "lm_head"}, "expected a list of names"),
     ],
 )
