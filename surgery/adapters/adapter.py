@@ -129,7 +129,8 @@ def _untied(
     if heads:
         yield Refusal(f"it changes {listed(heads)} by itself, which in the base is `{embedding}`", UNTIE)
     if head is not None and (embedding in changed) != (head in changed):
-        yield Refusal(f"it changes one of `{embedding}` and `{head}`, which the base stores both and ties to each other", UNTIE)
+        told = f"it changes one of `{embedding}` and `{head}`, which the base stores both and ties to each other"
+        yield Refusal(told, UNTIE)
     adapted = changed[embedding].adapted if head is None and embedding in changed else None
     if adapted is not None and adapted.replaced_by is not None:
         yield Refusal(
