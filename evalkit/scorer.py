@@ -106,7 +106,7 @@ class Scorer(Closing):
         with ExitStack() as stack:
             works: dict[str, _Work] = {}
             named = {}
-            for model in open_models(sources, self.evaluation.engine, self._out):
+            for model in open_models(sources, self.evaluation.engine, self._out, self._progress.note):
                 if model.digest not in works:  # two names may stand for the same content
                     works[model.digest] = self._work(stack, model)
                 named[model.name] = replace(works[model.digest], model=model)
