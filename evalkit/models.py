@@ -45,14 +45,20 @@ def check_unchanged(model: Model, out: Path) -> None:
 def _open(name: str, engine: str, out: Path, note: Note) -> Model:
     if engine.startswith("openai:"):
         return Model(name, blake3(f"{engine}\0{name}".encode()).hexdigest()[:DIGEST], None)
+    checkpoint = open_for_engine(name)
+    if checkpoint.adapters:
+        checkpoint = _merged(name, checkpoint, out, note)
+    return Model(name, checkpoint_digest(checkpoint, out / DIGESTS), checkpoint.root)
+
+
+def open_for_engine(name: str) -> Checkpoint:
+    """A checkpoint that has all that makes a model of weights. Raises CheckpointError, EngineError."""
     checkpoint = open_checkpoint(name)
     if not checkpoint.is_directory:
         raise EngineError(f"`{name}` is a single file; give the directory with its `config.json` and tokenizer")
     if not checkpoint.config:
         raise EngineError(f"`{name}` has no `config.json`, which tells how its weights make a model; add it")
-    if checkpoint.adapters:
-        checkpoint = _merged(name, checkpoint, out, note)
-    return Model(name, checkpoint_digest(checkpoint, out / DIGESTS), checkpoint.root)
+    return checkpoint
 
 
 def _merged(name: str, checkpoint: Checkpoint, out: Path, note: Note) -> Checkpoint:
