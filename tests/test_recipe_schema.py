@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +37,19 @@ def test_is_a_schema() -> None:
 def test_bundled_recipes_validate(name: str) -> None:
     """Every bundled recipe is valid as it is written, with its `$name`s."""
     assert list(VALIDATOR.iter_errors(data(name))) == []
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["fenced", "indented"])
+def test_the_readmes_recipes_validate(number: int) -> None:
+    """What the README shows as a recipe is one, for editors and for us; one has rules by interpolation."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    shown = [
+        re.findall(r"^```yaml\n(name: .*?)^```$", text, re.DOTALL | re.MULTILINE)[0],
+        textwrap.dedent(re.findall(r"^    name: (?:.*\n)(?:    .*\n)+", text, re.MULTILINE)[0]),
+    ][number]
+    recipe = read_yaml(shown, "README.md").data
+    assert list(VALIDATOR.iter_errors(recipe)) == []
+    assert load(recipe).name in ("restore-then-average", "two-in-one")
 
 
 @given(recipes)
