@@ -28,6 +28,13 @@ def test_matches_as_re_does(text: str, names: list[str]) -> None:
         assert pattern.matches(name) == bool(expression.match(name))
 
 
+@pytest.mark.parametrize("text", ["^a", "a$", "a|^b", "^b$", "a$b", "a^b", "$", "^", "(^|x)a", "a{2}", "a{1,2}b{0,}"])
+@pytest.mark.parametrize("name", ["", "a", "b", "x.a", "x.b", "ab", "xa", "aa", "aab", "x."])
+def test_edges_and_counts(text: str, name: str) -> None:
+    """Beginnings and ends are those of the whole name, as `re` has it."""
+    assert Pattern(text).matches(name) == bool(re.match(rf"(.*\.)?({text})$", name))
+
+
 @pytest.mark.parametrize(
     "text",
     [r"layers\.[0-9]+\.(q|v)_proj", r"^model\.layers\.(1|2)\..*", ".*mlp.*", r"self_attn\.[qk]_proj$", "a{2,3}?b"],
