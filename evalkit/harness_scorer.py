@@ -81,7 +81,7 @@ def score_harness(
         chat=harness.chat, chat_template=chat_template,
     )  # fmt: skip
     store = Store(out, settings)
-    models = open_models(sources, spec, out)
+    models = open_models(sources, spec, out, progress.note)
     for model in models:
         if model.path is not None and not store.place(model).exists():  # unknown: find out now whether it can be asked
             Renderer(model, chat_template).tokens(({"role": "user", "content": "?"},) if harness.chat else "?")

@@ -16,7 +16,8 @@ from evalkit.journal import Journal
 from evalkit.models import check_unchanged, open_models
 from evalkit.progress import Progress, Silence
 from evalkit.rendering import Renderer
-from evalkit.run import losses, no_room, play
+from evalkit.room import check_room
+from evalkit.run import losses, play
 from evalkit.samples import Loss, Sample
 from evalkit.store import Store
 from evalkit.summary import Scored
@@ -106,7 +107,7 @@ class Scorer(Closing):
         with ExitStack() as stack:
             works: dict[str, _Work] = {}
             named = {}
-            for model in open_models(sources, self.evaluation.engine, self._out):
+            for model in open_models(sources, self.evaluation.engine, self._out, self._progress.note):
                 if model.digest not in works:  # two names may stand for the same content
                     works[model.digest] = self._work(stack, model)
                 named[model.name] = replace(works[model.digest], model=model)
@@ -132,16 +133,8 @@ class Scorer(Closing):
         """Find out now whether prompts can be rendered and fit, not when other models have been scored for an hour."""
         if not work.missing or work.model.path is None:
             return
-        asking, sampling = self.evaluation.asking, self.evaluation.sampling
         renderer = Renderer(work.model, self.evaluation.chat_template)
-        for example in work.unanswered:
-            tokens = len(renderer.tokens(asking.prompt(example)))
-            if not renderer.room(tokens, sampling.max_tokens):
-                raise no_room(work.model.name, example, tokens, sampling.max_tokens)
-        for example in work.unscored:
-            prompt, answer = renderer.pair(asking.prompt(example), asking.task.reference(example.data), end=True)
-            if not renderer.room(len(prompt), len(answer)):
-                raise no_room(work.model.name, example, len(prompt), len(answer))
+        check_room(self.evaluation, renderer, work.unanswered, work.unscored)
 
     def _scored(self, work: _Work) -> Scored:
         model, progress = work.model, self._progress

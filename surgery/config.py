@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from surgery.shared_keys import SHARED, sharing
 from surgery.tying import TEXT_CONFIGS
 from surgery.wording import quoted
 
@@ -16,6 +17,8 @@ _DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
 _VOCABULARY_SIZES = ("vocab_size", "padded_vocab_size")
 # Lists that are as long as there are layers by chance only.
 _OTHER_LISTS = re.compile(r"architectures|(^|_)(tokens?|ids?|labels)(_|$)")
+# Set where tensors outside the layers (Gemma 3n's `embed_tokens_per_layer`) have a part for each of them.
+_PER_LAYER_INPUT = "hidden_size_per_layer_input"
 # Settings that mean layers by their numbers, or every so many of them.
 _BY_NUMBER = re.compile(r"layer(?!_?(norm|drop|scale))|first_k_dense|_interval|_pattern|sparse_step")
 
@@ -59,10 +62,11 @@ class LayerOrigin:
 
 @dataclass
 class Restacked:
-    """The config for other layers; what is wrong, each with its kind; and the keys that mean layers by number."""
+    """The config for other layers; what is wrong, each with its kind; what to know; keys that mean layers by number."""
 
     config: dict[str, object]
     faults: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     by_number: list[str] = field(default_factory=list)
 
 
@@ -73,7 +77,7 @@ def restack(role: str, config: Mapping[str, object], layers: int, origins: Seque
     pattern of letters) with one entry a layer gets for each layer the entry that it has in the config of its origin.
     """
     work = _Restacking(role, layers)
-    found = Restacked(work.rebuilt(config, origins), work.faults, work.by_number)
+    found = Restacked(work.rebuilt(config, origins), work.faults, work.remarks, work.by_number)
     if not work.counted:
         told = ", ".join(f"`{key}: {value}`" for key, value in work.counts.items())
         found.faults["count"] = (
@@ -92,6 +96,7 @@ class _Restacking:
         self.counted = False
         self.counts: dict[str, object] = {}  # as found
         self.faults: dict[str, str] = {}
+        self.remarks: list[str] = []
         self.by_number: list[str] = []
 
     def rebuilt(self, config: Mapping[str, object], origins: Sequence[LayerOrigin]) -> dict[str, object]:
@@ -105,11 +110,26 @@ class _Restacking:
                     changed[key] = len(origins)
             elif key in TEXT_CONFIGS and isinstance(value, dict):
                 changed[key] = self.rebuilt(value, [_nested(origin, key) for origin in origins])
+            elif key == SHARED and value:
+                changed[key] = self._shared(origins)
+            elif key == _PER_LAYER_INPUT and value and [o.layer for o in origins] != [*range(self.layers)]:
+                self.faults[key] = (
+                    f"`{key}: {value}` in the config of `{self.role}` says that tensors outside the layers have a part "
+                    "for each of them, which slices cannot take apart; expected every layer once, in its order"
+                )
             elif _is_per_layer(key, value, self.layers):
                 changed[key] = self._picked(key, value, origins)
             elif _is_by_number(key, value) and not ("window" in key and config.get("use_sliding_window") is False):
                 self.by_number.append(key)
         return changed
+
+    def _shared(self, origins: Sequence[LayerOrigin]) -> int:
+        found = sharing([(o.config, o.layers, o.layer) for o in origins])
+        if found.fault is not None:
+            self.faults[SHARED] = found.fault
+        if found.remark is not None:
+            self.remarks.append(found.remark)
+        return found.count
 
     def _picked(self, key: str, value: object, origins: Sequence[LayerOrigin]) -> object:
         """The entries of a list that has one for each layer."""

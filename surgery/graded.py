@@ -253,19 +253,18 @@ def _bounds(low: float, high: float, *, strictly: bool) -> str:
 Numbers = Mapping[Graded, float | Quantity]
 
 
-def _graded_schema(one: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "anyOf": [
-            *one,
-            {"type": "array", "items": {"anyOf": one} if len(one) > 1 else one[0], "minItems": 1},
-            {"type": "array", "minItems": 1, "items": {"type": "object", "required": [VALUE]}},
-            {"type": "object", "required": [VALUE]},
-        ]
-    }
+def one_or_more(one: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON Schemas of a value and of a list of such, from the alternatives for one."""
+    return [*one, {"type": "array", "items": {"anyOf": one} if len(one) > 1 else one[0], "minItems": 1}]
 
 
-NUMBER_SCHEMA = _graded_schema([{"type": "number"}])
-AMOUNT_SCHEMA = _graded_schema(QUANTITY_SCHEMAS)
+def _graded_schema(one: list[dict[str, Any]], rule: str) -> dict[str, Any]:
+    named = {"title": rule, "type": "object"}  # in whose place `surgery.recipe_schema` puts a reference to it
+    return {"anyOf": [*one_or_more(one), {"type": "array", "minItems": 1, "items": named}, named]}
+
+
+NUMBER_SCHEMA = _graded_schema([{"type": "number"}], Rule.__name__)
+AMOUNT_SCHEMA = _graded_schema(QUANTITY_SCHEMAS, AmountRule.__name__)
 
 
 def plain(value: object) -> object:

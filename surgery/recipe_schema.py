@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from surgery.graded import VALUE, AmountRule, Rule, one_or_more
 from surgery.parameters import NAME
+from surgery.quantity import QUANTITY_SCHEMAS
 from surgery.recipe import Recipe
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -22,8 +25,9 @@ def schema() -> dict[str, Any]:
 
     What depends on other parts of the recipe is beyond it: that roles and parameters are declared and used.
     """
-    made = Recipe.model_json_schema(by_alias=True)
-    definitions = made.pop("$defs")
+    rules = _rules()
+    made = _referring(Recipe.model_json_schema(by_alias=True), rules)
+    definitions = made.pop("$defs") | rules
     for name, definition in definitions.items():
         definitions[name] = {**definition, "properties": _below(definition.get("properties", {}))}
     definitions["Parameter"] = _PARAMETER
@@ -38,6 +42,33 @@ def schema() -> dict[str, Any]:
     properties["slices"] = _below({"slices": slices})["slices"]
     description = "A recipe of `surgery`: what to do with the weights of which checkpoints."
     return {"$schema": _DIALECT, **made, "title": "Recipe", "description": description, "$defs": definitions}
+
+
+def _rules() -> dict[str, dict[str, Any]]:
+    """The rules as they are written, where one text may stand for a list of one."""
+    found = {}
+    for rule, one in ((Rule, [{"type": "number"}]), (AmountRule, QUANTITY_SCHEMAS)):
+        made = rule.model_json_schema()
+        properties = made["properties"]
+        for key in ("tensors", "exclude"):
+            text, several = {"type": "string"}, {"type": "array", "items": properties[key].pop("items")}
+            del properties[key]["type"]
+            properties[key]["anyOf"] = [text, several]
+        told = "the value; several are interpolated over the layers"
+        properties[VALUE] = {"description": told, "anyOf": one_or_more(one)}
+        found[rule.__name__] = {**made, "properties": properties}
+    return found
+
+
+def _referring(node: Any, rules: Mapping[str, Any]) -> Any:
+    """The schema with a reference wherever it names a rule; pydantic takes none to what it does not define itself."""
+    if isinstance(node, list):
+        return [_referring(item, rules) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if set(node) == {"title", "type"} and node["title"] in rules:
+        return {"$ref": f"#/$defs/{node['title']}"}
+    return {key: _referring(value, rules) for key, value in node.items()}
 
 
 def _below(properties: dict[str, Any]) -> dict[str, Any]:

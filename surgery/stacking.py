@@ -81,6 +81,7 @@ class _Stacker:
         self.conflicts = conflicts
         self.role = recipe.start
         self.start = inputs[recipe.start]
+        self.edited = bool(recipe.steps)
         self.casts = recipe.output.dtype != "keep"
         self.decoders = decoders(recipe, inputs, conflicts)
         self.prefix = self.decoders[self.role].prefix
@@ -103,6 +104,7 @@ class _Stacker:
             index_metadata=metadata,
         )
         self._compare()
+        remarks += self._nothing_dropped()
         if start.anatomy.decoder != Stack(self.prefix, self.depth):  # what decides is in surgery.anatomy
             self.conflicts.slices(
                 f"`{self.prefix}` with {numbered(self.depth, 'layer')} is not recognised as the text decoder any more"
@@ -157,10 +159,23 @@ class _Stacker:
         found = restack(self.role, self.start.config, self.decoders[self.role].layers, origins)
         for message in found.faults.values():
             self.conflicts.slices(message)
+        remarks += found.remarks
         told = [*found.by_number, *self._layers_by_name(found.config)]
         if told:
             remarks.append(f"what the config says of layers by their numbers stays as it is: {quoted(told)}; check it")
         return found.config
+
+    def _nothing_dropped(self) -> list[str]:
+        """Percentages of few layers may leave none out, and then the output is `start` once more."""
+        layers = self.decoders[self.role].layers
+        kept = [(block.first, layer) for block in self.blocks for layer in block.layers[block.first]]
+        if self.edited or kept != [(self.role, layer) for layer in range(layers)]:
+            return []
+        told = (
+            f"the slices keep all {numbered(layers, 'layer')} of `{self.role}`, in their order, and no step edits "
+            "them: nothing is dropped; percentages of few layers are rounded to whole ones, so name less, or numbers"
+        )
+        return [told]
 
     def _layers_by_name(self, config: Mapping[str, object]) -> list[str]:
         """The keys below which layers are called by name, such as `quantization_config` with what is not quantised."""

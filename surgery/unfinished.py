@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +176,18 @@ def check_output(places: Places, kind: Kind, inputs: Mapping[str, Checkpoint], *
         for target in places.all:
             _refuse_inputs(Path(os.path.realpath(target)), places.out, inputs)
         check_replaceable(places.out, kind, overwrite=overwrite)
+
+
+def missing_room(size: int, directories: Sequence[Path]) -> int:
+    """Bytes that a disk lacks for outputs of `size` bytes in these directories on it, with what lies there already.
+
+    Not positive where there is room.
+    """
+    with writing(directories[0]):
+        files = (path for directory in directories for path in directory.rglob("*"))
+        present = sum(path.stat().st_blocks * 512 for path in files if path.is_file())
+        room = os.statvfs(directories[0])
+    return size - present - room.f_bavail * room.f_frsize
 
 
 def _refuse_inputs(target: Path, out: Path, inputs: Mapping[str, Checkpoint]) -> None:

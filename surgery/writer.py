@@ -13,7 +13,7 @@ from surgery.closing import Closing
 from surgery.errors import CheckpointError, OutputError
 from surgery.header import TensorInfo
 from surgery.plan import COPY_BYTES, Plan
-from surgery.unfinished import Kind, Places, Unfinished, writing
+from surgery.unfinished import Kind, Places, Unfinished, missing_room, writing
 
 MANIFEST_FILE = "surgery.json"
 CHECKPOINT = Kind(
@@ -133,11 +133,8 @@ def create_files(writers: Sequence[Writer]) -> None:
 
 def _check_room(writers: Sequence[Writer]) -> None:
     """Refuse outputs that do not fit together on the disk that they share."""
-    with writing(writers[0].partial):
-        present = sum(path.stat().st_blocks * 512 for writer in writers for path in writer.partial.iterdir())
-        room = os.statvfs(writers[0].partial)
     size = sum(writer.size for writer in writers)
-    missing = size - present - room.f_bavail * room.f_frsize
+    missing = missing_room(size, [writer.partial for writer in writers])
     if missing > 0:
         outputs = "the output takes" if len(writers) == 1 else f"the {len(writers)} outputs there take"
         raise OutputError(

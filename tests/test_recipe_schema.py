@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from surgery import bundled
 from surgery.ops import OPS
+from surgery.recipe import load
 from surgery.recipe_schema import schema
 from surgery.yaml_source import read_yaml
 from tests.recipe_strategies import recipes
@@ -33,6 +37,19 @@ def test_is_a_schema() -> None:
 def test_bundled_recipes_validate(name: str) -> None:
     """Every bundled recipe is valid as it is written, with its `$name`s."""
     assert list(VALIDATOR.iter_errors(data(name))) == []
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["fenced", "indented"])
+def test_the_readmes_recipes_validate(number: int) -> None:
+    """What the README shows as a recipe is one, for editors and for us; one has rules by interpolation."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    shown = [
+        re.findall(r"^```yaml\n(name: .*?)^```$", text, re.DOTALL | re.MULTILINE)[0],
+        textwrap.dedent(re.findall(r"^    name: (?:.*\n)(?:    .*\n)+", text, re.MULTILINE)[0]),
+    ][number]
+    recipe = read_yaml(shown, "README.md").data
+    assert list(VALIDATOR.iter_errors(recipe)) == []
+    assert load(recipe).name in ("restore-then-average", "two-in-one")
 
 
 @given(recipes)
@@ -109,6 +126,42 @@ def test_parameters_may_stand_anywhere(step: dict[str, object]) -> None:
 def test_slices_need_no_steps(slices: list[object], steps: dict[str, object]) -> None:
     """A recipe that only stacks layers is valid, with parameters too."""
     assert list(VALIDATOR.iter_errors({"name": "x", "models": ["base", "sft"], "slices": slices, **steps})) == []
+
+
+TIES = {"op": "ties", "base": "base", "models": ["sft"]}
+RULES: list[tuple[object, bool]] = [
+    ([{"tensors": "mlp", "value": 0.5}, {"value": 1}], True),
+    ([{"tensors": ["mlp", "$glob"], "layers": "first 50%", "value": [0.1, "$x"]}], True),
+    ([{"tensors": "attention", "exclude": "*.bias", "stack": "model", "value": 0.5, "optional": True}], True),
+    ({"base": 0.5, "sft": [{"value": 1, "layers": "0-3"}]}, True),
+    ([{"tensors": "mlp"}], False),
+    ([{"tensor": "mlp", "value": 1}], False),
+    ([{"tensors": 3, "value": 1}], False),
+    ([{"value": "half"}], False),
+    ([{"value": 1, "layers": "frist 3"}], False),
+    ([{"value": 1, "optional": "perhaps"}], False),
+]
+
+
+@pytest.mark.parametrize(("density", "valid"), RULES, ids=str)
+def test_rules_are_described(density: object, valid: bool) -> None:
+    """What differs from tensor to tensor by rules has keys that editors can complete, and wrong ones are invalid."""
+    recipe = {"name": "x", "models": ["base", "sft"], "parameters": {"glob": "*", "x": 1, "half": 1}}
+    assert VALIDATOR.is_valid({**recipe, "steps": [{**TIES, "density": density}]}) == valid
+
+
+def test_rules_of_amounts_are_described() -> None:
+    """They have percentages and counts, and what loads is valid."""
+    for value, valid in (("20%", True), (["0%", "40%"], True), (3, True), ("much", False)):
+        step = {"op": "restore_directions", "from": "base", "head": [{"tensors": "mlp", "value": value}]}
+        recipe = {"name": "x", "models": ["base", "sft"], "steps": [step]}
+        assert VALIDATOR.is_valid(recipe) == valid
+        if valid:
+            load(recipe)
+    for name in ("Rule", "AmountRule"):
+        properties = SCHEMA["$defs"][name]["properties"]
+        assert set(properties) == {"value", "layers", "tensors", "exclude", "stack", "optional"}
+        assert all(each.get("description") for each in properties.values())
 
 
 def test_every_operation_is_described() -> None:

@@ -513,6 +513,52 @@ def test_a_model_without_a_config_is_remarked(tmp_path: Path) -> None:
     assert made.remarks == ("`sft` has no `config.json`; write one for 3 layers, or loaders fail",)
 
 
+@pytest.mark.parametrize(
+    ("layers", "steps", "told"),
+    [(4, [], True), (6, [], True), (8, [], False), (4, [{"op": "linear", "models": ["base"], "weights": [2]}], False)],
+)
+def test_slices_that_drop_nothing_are_remarked(
+    tmp_path: Path, layers: int, steps: list[dict[str, Any]], told: bool
+) -> None:
+    """Where percentages are rounded so that every layer stays, and nothing is edited, the plan says so."""
+    base = write(tmp_path / "base", llama(layers=layers), config=config(layers))
+    made = {
+        "name": "drop", "models": ["base"], "slices": [{"base": "first 75%"}, {"base": "last 1"}], "steps": steps,
+    }  # fmt: skip
+    remarks = surgery.plan(made, [base]).remarks
+    assert any(f"keep all {layers} layers of `base`" in remark for remark in remarks) == told
+    if not steps:
+        bundled = surgery.plan("drop-deep-layers", [base]).remarks
+        assert any("nothing is dropped" in remark for remark in bundled) == told
+
+
+def test_layers_that_share_keys_follow(tmp_path: Path) -> None:
+    """The number of layers without keys of their own follows the slices; what that changes is told, or refused."""
+    shared = {"num_kv_shared_layers": 2, "layer_types": ["a", "b", "a", "a", "b", "a"]}
+    base = write(tmp_path / "base", llama(layers=6), config=config(6, **shared))
+    made = {"name": "drop", "models": ["base"], "slices": [{"base": "0-2"}, {"base": "5"}]}
+    plan = surgery.plan(made, [base])
+    assert plan.remarks == (
+        "`num_kv_shared_layers`: 1 layer takes keys and values of another layer than before; check it",
+    )
+    out = surgery.apply(made, [base], tmp_path / "out").out
+    found = json.loads((out / "config.json").read_text())
+    assert (found["num_hidden_layers"], found["num_kv_shared_layers"]) == (4, 1)
+    assert found["layer_types"] == ["a", "b", "a", "a"]
+    with pytest.raises(PlanError, match="a layer without keys of its own comes before one that has some"):
+        surgery.plan({**made, "slices": [{"base": "0-4"}, {"base": "3"}]}, [base])
+
+
+def test_tensors_with_a_part_for_each_layer_are_refused(tmp_path: Path) -> None:
+    """Gemma 3n's are outside the layers, and as wide as there are layers: they fit no other number or order."""
+    text = {"text_config": {"num_hidden_layers": 4, "hidden_size_per_layer_input": 8}}
+    base = write(tmp_path / "base", llama(layers=4), config={**config(4), **text})
+    made = {"name": "drop", "models": ["base"], "slices": [{"base": "0-2"}]}
+    with pytest.raises(PlanError, match=r"`hidden_size_per_layer_input: 8` .* which slices cannot take apart"):
+        surgery.plan(made, [base])
+    surgery.plan({**made, "slices": [{"base": "0-3"}]}, [base])
+
+
 def test_settings_by_number_are_remarked(tmp_path: Path) -> None:
     """What the config says of layers by their numbers is not rewritten, and the plan says so."""
     skipped = {"modules_to_not_convert": ["lm_head", "model.layers.1.mlp"]}

@@ -12,8 +12,12 @@ from typing import Any
 
 from blake3 import blake3
 
+from evalkit.engines.base import Model as ScoredModel
 from evalkit.errors import SweepError
 from evalkit.evaluation import Evaluation
+from evalkit.models import open_for_engine
+from evalkit.rendering import Renderer
+from evalkit.room import check_room
 from evalkit.store import label
 from evalkit.sweeps.choice import Aim
 from evalkit.sweeps.grid import Candidate
@@ -75,6 +79,17 @@ class Bound:
     def check_memory(self, limit: int) -> None:
         """Raises PlanError where a tensor takes more than a process of `limit` bytes has room for, in any batch."""
         Batch([work.plan for work in self.works]).check_memory(limit)
+
+    def check_prompts(self) -> None:
+        """Raises TaskError or EngineError where a model has no room for a prompt, or no tokenizer, as scoring it would.
+
+        Of a model with adapters, the tokenizer is that of its base.
+        """
+        for model in dict.fromkeys(map(str, self.models.values())):
+            root = open_for_engine(model).root
+            renderer = Renderer(ScoredModel(model, "", root), self.evaluations[0].chat_template)
+            for each in self.evaluations:
+                check_room(each, renderer, each.examples if each.answers else (), each.examples if each.loss else ())
 
     @cached_property
     def examples(self) -> Mapping[str, int]:

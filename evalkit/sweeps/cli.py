@@ -107,6 +107,7 @@ def sweep(
     if dry_run:
         with installed("sweep", "eval,diff"):
             bound = plan_sweep(sweep, models, device=device, n=n, engine=engine, engine_options=options)
+            bound.check_prompts()
         if as_json:
             print_json(bound.json())
         else:

@@ -14,7 +14,7 @@ from evalkit.sweeps.checkpoints import CHECKPOINTS, Checkpoints, refuse_inputs
 from evalkit.sweeps.choice import Entry, choose, make_rows, pareto, scores_of
 from evalkit.sweeps.maker import Making
 from evalkit.sweeps.making import Production, Room
-from evalkit.sweeps.merged import merge, with_adapters
+from evalkit.sweeps.merged import merge_all, with_adapters
 from evalkit.sweeps.progress import Progress
 from evalkit.sweeps.result import Row
 from evalkit.sweeps.scoring import Scoring
@@ -40,7 +40,7 @@ def run(bound: Bound, out: Path, keep: Keep, making: Making, progress: Progress)
         running = _Running(bound, keep, checkpoints, scoring, progress)
         running.recall()
         running.check(making)
-        places = merge(bound.models, out, making)
+        places = merge_all(bound.models, out, making)
         scoring.check([places[role] for role in adapted])
         running.score_models(places)
         running.score(running.made())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from blake3 import blake3
 
 from surgery.adapters.config import CONFIG, AdapterConfig, read_config
 from surgery.adapters.keys import Contents, Factors, find_prefixes, listed, sort_out
+from surgery.adapters.refusal import AGAIN, MERGE, OTHER_BASE, UNTIE, Refusal, refused
 from surgery.adapters.terms import Adapted, LowRank, Shift
 from surgery.errors import CheckpointError
 from surgery.header import Header, TensorInfo, read_header, shown
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
-_MERGE = "merge it with peft (`merge_and_unload`), or take another"
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,12 @@ def open_adapter(root: Path, source: str, number: int, hub_id: str | None, revis
     file = f"adapter-{number}/{WEIGHTS}"
     contents = sort_out({name: replace(info, file=file) for name, info in header.tensors.items()})
     if not header.tensors:
-        faults.append("it holds no tensors")
+        faults.append(Refusal("it holds no tensors", AGAIN))
     if contents.strange:
-        faults.append(f"it holds {listed(contents.strange)}; expected `lora_A`, `lora_B` and whole tensors alone")
+        told = f"it holds {listed(contents.strange)}; expected `lora_A`, `lora_B` and whole tensors alone"
+        faults.append(Refusal(told, MERGE))
     if config is None or faults:
-        raise _refused(source, faults)
+        raise refused(source, faults)
     digest = blake3((root / CONFIG).read_bytes()).hexdigest()
     return Adapter(source, root, hub_id, revision, file, config, digest, header, contents)
 
@@ -86,56 +87,83 @@ def lay_over(
     `tied` are an embedding and the head that must be equal to it, None where that is not stored. Raises CheckpointError
     with everything that does not fit.
     """
-    laying = _Laying(tensors, adapter)
-    for name, info in adapter.contents.whole.items():
+    contents, heads = adapter.contents, list[str]()
+    if tied is not None and (adapter.config.tied or tied[1] is None):
+        contents, heads = contents.split_heads()
+    laying = _Laying(tensors, adapter.config, contents)
+    for name, info in contents.whole.items():
         laying.replace(name, info)
-    for module, factors in adapter.contents.factors.items():
+    for module, factors in contents.factors.items():
         laying.add(module, factors)
     if tied is not None:
-        laying.faults += _untied(laying.changed, *tied)
+        untied = _tie if adapter.config.tied else _untied
+        laying.faults += untied(laying.changed, tensors, heads, *tied)
     faults = [*laying.told(), *laying.faults]
     if faults:
-        raise _refused(adapter.source, faults)
+        raise refused(adapter.source, faults)
     return {**tensors, **laying.changed}
 
 
-def _untied(changed: Mapping[str, TensorInfo], embedding: str, head: str | None) -> Iterator[str]:
+def _tie(
+    changed: dict[str, TensorInfo],
+    tensors: Mapping[str, TensorInfo],
+    heads: Sequence[str],
+    embedding: str,
+    head: str | None,
+) -> Iterator[Refusal]:
+    """Let the head be what the embedding becomes. PEFT stores one matrix, or one pair of factors, under both names."""
+    if heads and embedding not in changed:
+        yield Refusal(f"it changes {listed(heads)}, and not `{embedding}`, which is to be the same matrix", AGAIN)
+    elif head is not None and embedding in changed:
+        changed[head] = replace(tensors[head], adapted=changed[embedding].adapted)
+
+
+def _untied(
+    changed: Mapping[str, TensorInfo],
+    _: Mapping[str, TensorInfo],
+    heads: Sequence[str],
+    embedding: str,
+    head: str | None,
+) -> Iterator[Refusal]:
     """Why an embedding and a head that are one matrix would no longer be one."""
+    if heads:
+        yield Refusal(f"it changes {listed(heads)} by itself, which in the base is `{embedding}`", UNTIE)
     if head is not None and (embedding in changed) != (head in changed):
-        yield f"it changes one of `{embedding}` and `{head}`, which the base stores both and ties to each other"
+        told = f"it changes one of `{embedding}` and `{head}`, which the base stores both and ties to each other"
+        yield Refusal(told, UNTIE)
     adapted = changed[embedding].adapted if head is None and embedding in changed else None
     if adapted is not None and adapted.replaced_by is not None:
-        yield (
+        yield Refusal(
             f"it stores `{embedding}` whole, which the base uses as output head, too; PEFT leaves the head as it was, "
-            "and so the two would no longer be one matrix"
+            "and so the two would no longer be one matrix",
+            UNTIE,
         )
 
 
 class _Laying:
     """The tensors that an adapter changes, as far as it is laid over its base."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo], adapter: Adapter) -> None:
+    def __init__(self, tensors: Mapping[str, TensorInfo], config: AdapterConfig, contents: Contents) -> None:
         self.changed: dict[str, TensorInfo] = {}
-        self.faults: list[str] = []
+        self.faults: list[Refusal] = []
         self._tensors = tensors
-        self._config = adapter.config
-        self._old, self._new = find_prefixes(adapter.contents.names, tensors)
-        self._kinds: dict[str, list[str]] = defaultdict(list)  # faults that many modules have, with where
+        self._config = config
+        self._old, self._new = find_prefixes(contents.names, tensors)
+        self._kinds: dict[Refusal, list[str]] = defaultdict(list)  # faults that many modules have, with where
 
-    def told(self) -> Iterator[str]:
+    def told(self) -> Iterator[Refusal]:
         """The faults that modules have in common, one line each."""
         for kind, places in self._kinds.items():
-            yield f"{listed(places)}: {kind}"
+            yield Refusal(f"{listed(places)}: {kind.text}", kind.remedy)
 
     def replace(self, name: str, info: TensorInfo) -> None:
         """A tensor is stored whole in the adapter."""
         found = self._find(name)
         if found is None:
-            self._kinds["the base has no such tensor"].append(name)
+            self._kinds[Refusal("the base has no such tensor", OTHER_BASE)].append(name)
         elif found.shape != info.shape:
-            self.faults.append(
-                f"`{shown(name)}` is {list(info.shape)}, and {list(found.shape)} in the base: expected equal shapes"
-            )
+            told = f"`{shown(name)}` is {list(info.shape)}, and {list(found.shape)} in the base: expected equal shapes"
+            self.faults.append(Refusal(told, OTHER_BASE))
         elif self._computable(name, found, info):
             self.changed[found.name] = replace(found, adapted=Adapted(info))
 
@@ -144,24 +172,23 @@ class _Laying:
         A, B = factors.A, factors.B
         found = self._find(f"{module}.weight")
         if A is None or B is None:
-            self._kinds[f"`lora_{'A' if A is None else 'B'}` is missing"].append(module)
+            self._kinds[Refusal(f"`lora_{'A' if A is None else 'B'}` is missing", AGAIN)].append(module)
             return
         if found is None:
-            self._kinds["the base has no such weight"].append(f"{module}.weight")
+            self._kinds[Refusal("the base has no such weight", OTHER_BASE)].append(f"{module}.weight")
             return
         rank = self._config.rank_of(module)
         if len(A.shape) != 2 or len(B.shape) != 2 or A.shape[0] != B.shape[1]:
-            self.faults.append(f"`{shown(module)}`: {_shapes(A, B)} are no factors of a matrix")
+            self.faults.append(Refusal(f"`{shown(module)}`: {_shapes(A, B)} are no factors of a matrix", AGAIN))
             return
         if A.shape[0] != rank:
-            self._kinds[f"its rank is {A.shape[0]}, and {rank} in `{CONFIG}`"].append(module)
+            self._kinds[Refusal(f"its rank is {A.shape[0]}, and {rank} in `{CONFIG}`", AGAIN)].append(module)
             return
         transposed = self._turned(found, A, B, embedding=factors.embedding)
         if transposed is None:
             hint = "" if self._config.fan_in_fan_out else " (or `fan_in_fan_out` is wrong)"
-            self.faults.append(
-                f"`{shown(module)}`: {_shapes(A, B)} do not fit the base's weight of {list(found.shape)}{hint}"
-            )
+            told = f"`{shown(module)}`: {_shapes(A, B)} do not fit the base's weight of {list(found.shape)}{hint}"
+            self.faults.append(Refusal(told, OTHER_BASE))
             return
         if self._computable(module, found, A, B):
             self._append(found, LowRank(A, B, self._config.scale_of(module), transposed))
@@ -171,7 +198,8 @@ class _Laying:
     def _shift(self, module: str, vector: TensorInfo) -> None:
         found = self._find(f"{module}.bias")
         if found is None or found.shape != vector.shape:
-            self._kinds["it has a bias, and its module in the base none of that length"].append(module)
+            kind = Refusal("it has a bias, and its module in the base none of that length", OTHER_BASE)
+            self._kinds[kind].append(module)
         elif self._computable(module, found, vector):
             self._append(found, Shift(vector, self._config.scale_of(module)))
 
@@ -197,14 +225,10 @@ class _Laying:
     def _computable(self, place: str, *infos: TensorInfo) -> bool:
         strange = next((info for info in infos if not info.dtype.arithmetic), None)
         if strange is not None:
-            self._kinds[f"`{strange.dtype.name}` cannot be computed with; dequantise it first"].append(place)
+            kind = Refusal(f"`{strange.dtype.name}` cannot be computed with; dequantise it first")
+            self._kinds[kind].append(place)
         return strange is None
 
 
 def _shapes(A: TensorInfo, B: TensorInfo) -> str:
     return f"`lora_A` {list(A.shape)} and `lora_B` {list(B.shape)}"
-
-
-def _refused(source: str, faults: list[str]) -> CheckpointError:
-    shown_faults = faults[:10] + ([f"{len(faults) - 10} more"] if len(faults) > 10 else [])
-    return CheckpointError(f"`{source}` is an adapter that cannot be used: {'; '.join(shown_faults)}; {_MERGE}")

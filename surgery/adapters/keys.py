@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from surgery.groups import is_head
 from surgery.header import shown
 
 if TYPE_CHECKING:
@@ -49,6 +50,13 @@ class Contents:
     def names(self) -> list[str]:
         """The tensors of the base that are meant, by the names that the adapter gives them."""
         return [*(f"{module}.weight" for module in self.factors), *self.whole]
+
+    def split_heads(self) -> tuple[Contents, list[str]]:
+        """Everything but output heads, and the names of these."""
+        heads = [name for name in self.names if is_head(name)]
+        factors = {module: each for module, each in self.factors.items() if f"{module}.weight" not in heads}
+        whole = {name: info for name, info in self.whole.items() if name not in heads}
+        return Contents(factors, whole, self.strange), heads
 
 
 def sort_out(tensors: Mapping[str, TensorInfo]) -> Contents:

@@ -11,6 +11,7 @@ from functools import cached_property
 from math import prod
 
 from surgery.checkpoint import Checkpoint
+from surgery.dtypes import DType
 from surgery.errors import Fault, PlanError
 from surgery.header import TensorInfo, shown
 from surgery.plan import PIECE_ELEMENTS, check_memory
@@ -18,8 +19,17 @@ from surgery.quantity import Quantity
 from surgery.select import Select, resolve
 from surgery.spectral import cost
 
+# The head's name where it is tied and not stored: the one that transformers has for it beside this embedding.
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Architectures whose layers store their weights as inputs x outputs, which factors of linear layers do not fit.
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+_UNTIED = (
+    "embedding and output head are one matrix in the base and two in the model, which an adapter cannot make of one"
+)
+_UNNAMED = (
+    "is the output head, too, of which PEFT wants the name, and the files do not tell it; it is left out. To keep it, "
+    "store the head in the base's files under its own name as well"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +49,10 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A tensor of both models. `factors`: a matrix to decompose; `save`: stored whole if it differs."""
+    """A tensor of both models. `factors`: a matrix to decompose; `save`: stored whole if it differs.
+
+    `twin`: the output head that is the same matrix. PEFT wants a tensor that is stored whole under both names.
+    """
 
     name: str
     base: TensorInfo
@@ -47,6 +60,18 @@ class Target:
     factors: bool
     save: bool
     rank: int
+    twin: str | None = None
+
+    @property
+    def stored_as(self) -> tuple[str, ...]:
+        """The names under which it is stored whole."""
+        return (self.name, self.twin) if self.twin else (self.name,)
+
+    def bytes_at_most(self, factor: DType) -> int:
+        """Upper bound of what the adapter stores of it, with factors of that dtype."""
+        if self.factors:
+            return factor.nbytes(self.rank * sum(self.base.shape))
+        return self.model.nbytes * len(self.stored_as) if self.save else 0
 
     @property
     def double(self) -> bool:
@@ -101,6 +126,12 @@ class Choice:
         saved = [target.name for target in self.targets if target.save]
         return {"aim": str(self.aim), "dtype": self.dtype, "tensors": len(self.targets), "save": saved}
 
+    def bytes_at_most(self, factor: DType) -> int | None:
+        """Upper bound of the adapter's tensors, reached if all differ; none where an error decides over the ranks."""
+        if self.aim.error is not None:
+            return None
+        return sum(target.bytes_at_most(factor) for target in self.targets)
+
     @cached_property
     def hash(self) -> str:
         """Hex digest of settings and of where every tensor lies."""
@@ -147,6 +178,9 @@ class _Chooser:
         everything = list(base.tensors)
         self.selected = self._resolve(select, everything) if select is not None else everything
         self.saved = set(self._resolve(Select(tensors=tuple(save)), everything)) if save else set()
+        self.embedding, self.head = base.anatomy.embedding, base.anatomy.head
+        if base.tied and self.head in self.saved and self.embedding is not None:
+            self.saved.add(self.embedding)
 
     def choice(self, dtype: str) -> Choice:
         kind = self.base.config.get("model_type")
@@ -178,7 +212,10 @@ class _Chooser:
     def _targets(self) -> Iterator[Target]:
         for name in self.selected:
             ours, theirs = self.base.tensors[name], self.model.tensors.get(name)
-            if theirs is None:
+            if self.base.tied and name == self.head:
+                if theirs is not None and not self.model.tied:
+                    self.remarks[_UNTIED].append(name)
+            elif theirs is None:
                 self.remarks["left out, since the model lacks them"].append(name)
             elif ours.shape != theirs.shape:
                 shapes = f"{list(ours.shape)} in the base and {list(theirs.shape)} in the model"
@@ -190,7 +227,7 @@ class _Chooser:
                 factors = name not in self.saved and self._is_matrix(name)
                 save = name in self.saved and self._is_savable(name)
                 rank = self.aim.most(min(ours.shape)) if factors else 0
-                yield Target(name, ours, theirs, factors, save, rank)
+                yield Target(name, ours, theirs, factors, save, rank, self._twin(name) if save else None)
 
     def _not_computable(self, name: str, ours: TensorInfo, theirs: TensorInfo) -> None:
         if self.base.anatomy.group_of(name) is None:
@@ -208,9 +245,12 @@ class _Chooser:
 
     def _is_savable(self, name: str) -> bool:
         """Whether PEFT can store its module whole: the module must not have factors at the same time."""
-        if self.base.tied and name == self.base.anatomy.embedding:
-            self.remarks["is the output head, too, which PEFT would leave as it was; it is left out"].append(name)
-            return False
+        if self.base.tied and name == self.embedding:
+            if not self.model.tied:
+                self.remarks[_UNTIED].append(name)
+            elif self._twin(name) is None:
+                self.remarks[_UNNAMED].append(name)
+            return self.model.tied and self._twin(name) is not None
         module, _, part = name.rpartition(".")
         weight = f"{module}.weight"
         beside = part == "bias" and weight in self.base.tensors and self._is_matrix(weight) and weight not in self.saved
@@ -218,6 +258,12 @@ class _Chooser:
             self.remarks["cannot be stored whole, since their modules have factors or parts of their own"].append(name)
             return False
         return True
+
+    def _twin(self, name: str) -> str | None:
+        """The name of a head that is this matrix; None where there is none, or its name is not known."""
+        if not self.base.tied or name != self.embedding:
+            return None
+        return self.head or (_HEAD if name == _EMBEDDING else None)
 
 
 def _told(text: str, names: Sequence[str]) -> str:

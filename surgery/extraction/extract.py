@@ -20,7 +20,7 @@ from surgery.descriptors import reserve_descriptors
 from surgery.dtypes import OUTPUT_DTYPES
 from surgery.errors import Fault, PlanError
 from surgery.extraction.choice import Aim, Choice, choose
-from surgery.extraction.output import ADAPTER, Parts, make_config, row_of
+from surgery.extraction.output import ADAPTER, Parts, make_config, row_of, whole_name
 from surgery.extraction.report import Extracted, Row
 from surgery.manifest import (
     FORMAT,
@@ -85,6 +85,9 @@ def extract(
     check_device(options.device)
     reserve_descriptors(choice.inputs.values(), options.workers + 2)
     with Parts(places, work, overwrite=options.overwrite, fresh=options.fresh) as parts:
+        most = choice.bytes_at_most(OUTPUT_DTYPES[dtype])
+        if most is not None:
+            parts.check_room(most)
         make_parts(
             choice,
             parts,
@@ -139,6 +142,7 @@ def _manifest(
     file: OutputFile,
     placed: Mapping[str, tuple[Entry, str]],
 ) -> Manifest:
+    read = {whole_name(name): target.name for target in choice.targets for name in target.stored_as}
     return Manifest(
         format=FORMAT,
         versions=versions(),
@@ -154,7 +158,7 @@ def _manifest(
                 dtype=entry.dtype.name,
                 shape=entry.shape,
                 done=("extract-lora",),
-                read=tuple(f"{role} {name.removeprefix(PREFIX)}" for role in choice.inputs),
+                read=tuple(f"{role} {read.get(name, name.removeprefix(PREFIX))}" for role in choice.inputs),
                 blake3=digest,
             )
             for name, (entry, digest) in placed.items()

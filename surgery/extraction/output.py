@@ -4,7 +4,8 @@
 - `README.md`, and `surgery.json` with the report, which `surgery verify` reads; written last
 
 Until then `OUT.partial` holds a `parts/NUMBER.safetensors` for each tensor: what the adapter stores of it, if anything,
-and in its metadata the row of the report.
+and in its metadata the row of the report. Parts go when the one file is complete, and not before: a run that was killed
+goes on from them. So for a while an adapter takes twice its size.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from surgery.adapters.adapter import WEIGHTS
 from surgery.adapters.config import CONFIG
 from surgery.adapters.keys import PREFIX
 from surgery.closing import Closing
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, OutputError
 from surgery.extraction.choice import Choice
 from surgery.extraction.report import Row
 from surgery.header import Header, read_header
 from surgery.layout import Entry, lay_out_file
 from surgery.plan import COPY_BYTES, OutputFile
-from surgery.unfinished import Kind, Places, Unfinished, writing
+from surgery.unfinished import Kind, Places, Unfinished, missing_room, writing
 from surgery.writer import region_digest
 
 ADAPTER = Kind(
@@ -49,6 +50,7 @@ class Parts(Closing):
     ) -> None:
         self._unfinished = Unfinished(places, ADAPTER, identity, overwrite=overwrite, fresh=fresh)
         self.directory = places.partial
+        self._out = places.out
         try:
             with writing(self.directory):
                 (self.directory / _PARTS).mkdir(exist_ok=True)
@@ -82,6 +84,16 @@ class Parts(Closing):
             digest = _digest(path)
         self._unfinished.record(name, digest)
 
+    def check_room(self, nbytes: int) -> None:
+        """Raises OutputError where the disk has no room for parts of so many bytes and the file of them all."""
+        missing = missing_room(2 * nbytes, [self.directory])
+        if missing > 0:
+            raise OutputError(
+                f"the disk of `{self._out}` is too small: until it is complete the adapter takes twice its size, "
+                f"{2 * nbytes:,} bytes, {missing:,} more than are free; make room, choose an OUT on another disk, or "
+                "leave out what is known to be equal (`--exclude`)"
+            )
+
     def header(self, number: int) -> Header:
         """What a part holds. Its row is in the metadata."""
         return read_header(self._path(number))
@@ -96,6 +108,7 @@ class Parts(Closing):
         }
         entries = [Entry(info.name, info.dtype, info.shape, WEIGHTS) for _, info in origins.values()]
         file, slots = lay_out_file(WEIGHTS, entries, {})
+        self.check_room(file.size)
         placed = {}
         with writing(self.directory / WEIGHTS), (self.directory / WEIGHTS).open("wb") as out:
             out.write(file.header)
@@ -138,7 +151,10 @@ def make_config(choice: Choice, rows: Sequence[Row]) -> dict[str, Any]:
     rank = max(counts, key=lambda each: (counts[each], each), default=1)
     # The longest names first: a pattern means all modules whose names end like it, and the first one counts.
     others = {name: ranks[name] for name in sorted(ranks, key=lambda name: (-len(name), name)) if ranks[name] != rank}
-    saved = dict.fromkeys(_module(row.name) for row in rows if row.kept == "whole")
+    whole = {row.name for row in rows if row.kept == "whole"}
+    stored = [target for target in choice.targets if target.name in whole]
+    saved = dict.fromkeys(_module(name) for target in stored for name in target.stored_as)
+    tied = {"ensure_weight_tying": True} if any(target.twin for target in stored) else {}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -158,6 +174,7 @@ def make_config(choice: Choice, rows: Sequence[Row]) -> dict[str, Any]:
         "use_rslora": False,
         "use_dora": False,
         "lora_bias": False,
+        **tied,
     }
 
 

@@ -167,13 +167,15 @@ class _Making:
             self.parts.save(target.name, number, row, [], lambda _: None)
             return
         dtype = target.model.dtype
+        entries = [Entry(whole_name(name), dtype, target.base.shape, "") for name in target.stored_as]
 
         def fill(write: Write) -> None:
-            for W, _ in self._pieces(target, stopping):
-                write(as_bytes(W.to(device="cpu", dtype=dtype.torch)))
+            for _ in entries:
+                for W, _ in self._pieces(target, stopping):
+                    write(as_bytes(W.to(device="cpu", dtype=dtype.torch)))
 
         row = Row(target.name, "whole", 0, change, 0.0, relative)
-        self.parts.save(target.name, number, row, [Entry(whole_name(target.name), dtype, target.base.shape, "")], fill)
+        self.parts.save(target.name, number, row, entries, fill)
 
     def _pieces(self, target: Target, stopping: Callable[[], bool]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The model's and the base's elements, piece by piece."""

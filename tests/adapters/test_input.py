@@ -107,6 +107,34 @@ def test_embeddings(tmp_path: Path) -> None:
     assert_near(loaded(model, "model.embed_tokens.weight"), merged(base, adapter)["model.embed_tokens.weight"])
 
 
+@pytest.mark.parametrize("stored", [False, True], ids=["head not stored", "head stored"])
+@pytest.mark.parametrize("whole", [False, True], ids=["factors", "whole"])
+def test_tied_embeddings_that_stay_tied(tmp_path: Path, stored: bool, whole: bool) -> None:
+    """With `ensure_weight_tying`, PEFT stores embedding and head both, as one: so they are read."""
+    base = llama()
+    base["lm_head.weight"] = base["model.embed_tokens.weight"].clone()
+    kept = base if stored else {name: W for name, W in base.items() if name != "lm_head.weight"}
+    embedding, head = f"{PREFIX}model.embed_tokens", f"{PREFIX}lm_head"
+    if whole:
+        W = torch.randn(20, 8)
+        shared = {f"{embedding}.weight": W, f"{head}.weight": W.clone()}
+    else:
+        A, B = torch.randn(3, 20), torch.randn(8, 3)
+        shared = {
+            f"{embedding}.lora_embedding_A": A, f"{embedding}.lora_embedding_B": B,
+            f"{head}.lora_A.weight": B.T, f"{head}.lora_B.weight": A.T,
+        }  # fmt: skip
+    adapter = factors(base) | shared
+    settings = {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+    path = write(tmp_path / "base", kept, config=settings)
+    model = f"{path}+{write_adapter(tmp_path / 'lora', adapter, ensure_weight_tying=True)}"
+    expected = merged(base, adapter)
+    for name in kept:
+        assert_near(loaded(model, name), expected[name])
+    if stored:
+        assert torch.equal(loaded(model, "lm_head.weight"), loaded(model, "model.embed_tokens.weight"))
+
+
 def test_fan_in_fan_out_and_another_prefix(tmp_path: Path) -> None:
     """Weights stored as inputs x outputs take the transpose, square ones too; `h.0` of GPT-2 is `transformer.h.0`."""
     base = {

@@ -22,7 +22,15 @@ from tests.adapters.peft import PREFIX, Tensors, factors, write_adapter
 from tests.pairs import LLAMA_CONFIG, llama, write
 from tests.tiny_tokenizers import save, words
 
+TIED = {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
 Q = f"{PREFIX}model.layers.0.self_attn.q_proj"
+
+
+def tied() -> Tensors:
+    """A model without a head of its own."""
+    base = llama()
+    del base["lm_head.weight"]
+    return base
 
 
 def refused(tmp_path: Path, adapter: Tensors | None = None, base: Tensors | None = None, **fields: Any) -> str:
@@ -56,7 +64,7 @@ def refused(tmp_path: Path, adapter: Tensors | None = None, base: Tensors | None
         ({"lora_alpha": float("inf")}, "`lora_alpha` is `inf`"),
         ({"rank_pattern": ["q_proj"]}, "`rank_pattern` is `['q_proj']`"),
         ({"alpha_pattern": {"q_proj": None}}, "gives `q_proj` the value `None`"),
-        ({"alpha_pattern": {"q_(": 2}}, "no pattern of names"),
+        ({"alpha_pattern": {"q_(": 2}}, "is no pattern of names that is understood here"),
         ({"modules_to_save": "lm_head"}, "expected a list of names"),
     ],
 )
@@ -142,11 +150,49 @@ def test_quantised_bases(tmp_path: Path) -> None:
 def test_a_tied_head_that_is_stored(tmp_path: Path) -> None:
     """Embedding and head that must stay equal cannot be changed one without the other."""
     base = llama()
-    config = {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
-    write(tmp_path / "base", base, config=config)
+    write(tmp_path / "base", base, config=TIED)
     write_adapter(tmp_path / "lora", factors(base, ("lm_head",)))
     with pytest.raises(CheckpointError, match="ties to each other"):
         open_checkpoint(f"{tmp_path / 'base'}+{tmp_path / 'lora'}")
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "message"),
+    [
+        (["model.embed_tokens"], {}, "stores `model.embed_tokens.weight` whole"),
+        (["lm_head"], {}, "it changes `lm_head.weight` by itself, which in the base is `model.embed_tokens.weight`"),
+        (["lm_head", "model.embed_tokens"], {}, "it changes `lm_head.weight` by itself"),
+        (["lm_head"], {"ensure_weight_tying": True}, "and not `model.embed_tokens.weight`, which is to be the same"),
+    ],
+)
+def test_a_tied_head_that_is_not_stored(tmp_path: Path, names: list[str], fields: dict[str, Any], message: str) -> None:
+    """What would make two matrices of one is refused, with what to do instead."""
+    base = tied()
+    adapter = factors(base) | {f"{PREFIX}{name}.weight": torch.ones(20, 8) for name in names}
+    write(tmp_path / "base", base, config=TIED)
+    write_adapter(tmp_path / "lora", adapter, **fields)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(f"{tmp_path / 'base'}+{tmp_path / 'lora'}")
+    assert message in str(caught.value)
+    assert ("`ensure_weight_tying` of peft, or merge it" in str(caught.value)) == (not fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "change", "helps"),
+    [
+        ({"use_dora": True}, None, True),
+        ({}, (f"{Q}.lora_magnitude_vector", torch.ones(8)), True),
+        ({"r": 4}, None, False),
+        ({}, (f"{PREFIX}model.norm.weight", torch.ones(9)), False),
+        ({}, (f"{PREFIX}model.layers.9.mlp.weight", torch.ones(9)), False),
+        ({"alpha_pattern": {"(a+)+(?=b)": 1}}, None, False),
+        ({"init_lora_weights": "olora"}, None, False),
+    ],
+)
+def test_remedies(tmp_path: Path, fields: dict[str, Any], change: tuple[str, torch.Tensor] | None, helps: bool) -> None:
+    """To merge it with peft is proposed where peft can do that, and not of what is damaged or fits another base."""
+    adapter = factors(llama()) | ({} if change is None else {change[0]: change[1]})
+    assert ("merge it with peft" in refused(tmp_path, adapter, **fields)) == helps
 
 
 @pytest.mark.parametrize(

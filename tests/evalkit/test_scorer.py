@@ -10,14 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import evalkit.scorer
 from evalkit.engines.base import Model, Prompt, Sampling
 from evalkit.errors import EngineError, TaskError
 from evalkit.evaluation import Evaluation
+from evalkit.progress import Silence
 from evalkit.scorer import Scored, Scorer
 from surgery.errors import CheckpointError
+from tests.adapters.peft import factors, merged, write_adapter
 from tests.evalkit.fake_engine import FakeEngine, text
 from tests.evalkit.sums import Sums
 from tests.tiny_models import save_tiny
@@ -332,3 +335,42 @@ def test_settings_without_sense(values: dict[str, int]) -> None:
     """Nothing is asked zero times or twice."""
     with pytest.raises(TaskError, match="found"):
         Evaluation(Sums(), "fake", **({"splits": ("id",)} | values))  # type: ignore[arg-type]
+
+
+class Notes(Silence):
+    """Keeps what a user is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
+        self.told.append(text)
+
+
+def test_models_with_adapters_are_merged_once(tiny: Path, tmp_path: Path, fake: Fake) -> None:
+    """`MODEL+ADAPTER` is scored as the checkpoint that both make, under its own name; that is told, and stays."""
+    base = load_file(tiny / "model.safetensors")
+    model = f"{tiny}+{write_adapter(tmp_path / 'lora', factors(base))}"
+    engine, notes = fake(), Notes()
+    with Scorer(EVALUATION, tmp_path / "out", notes) as scorer:
+        (first,) = scorer.score([model])
+    assert first.model.name == model
+    assert len(first.samples) == 10
+    assert first.model.path is not None
+    assert first.model.path.parent == tmp_path / "out/models"
+    made, expected = load_file(first.model.path / "model.safetensors"), merged(base, factors(base))
+    for name, W in made.items():
+        torch.testing.assert_close(W.double(), expected[name], rtol=1e-2, atol=1e-2)
+    assert any(not torch.equal(W, base[name]) for name, W in made.items())
+    (told,) = notes.told
+    assert f"merged into `{first.model.path}`" in told
+    assert "stays until you delete it" in told
+    loads, again = len(engine.loaded), Notes()
+    with Scorer(EVALUATION, tmp_path / "out", again) as scorer:
+        (second,) = scorer.score([model])
+    assert (second.samples, second.generated, again.told) == (first.samples, 0, [])
+    shutil.rmtree(tmp_path / "out/models")
+    with Scorer(EVALUATION, tmp_path / "out") as scorer:
+        (third,) = scorer.score([model])
+    assert (third.model.digest, third.generated, len(engine.loaded)) == (first.model.digest, 0, loads)

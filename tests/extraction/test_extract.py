@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -324,6 +325,84 @@ def test_biases_of_matrices_are_not_stored_whole(tmp_path: Path) -> None:
     assert "q_proj" not in config(tmp_path / "both")["target_modules"]
     for name in (f"{LAYER}.weight", f"{LAYER}.bias"):
         assert torch.equal(loaded(f"{pair[0]}+{tmp_path / 'both'}", name), near(base)[name])
+
+
+TIED = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+
+
+def _tied(tmp_path: Path, *, stored: bool) -> tuple[Path, Path]:
+    """Two models whose head is their embedding, in files with or without it."""
+    paths = []
+    base = llama(dtype=torch.float32)
+    for name, tensors in (("base", base), ("tuned", near(base))):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        if not stored:
+            del tensors["lm_head.weight"]
+        paths.append(write(tmp_path / name, tensors, config=TIED))
+    return paths[0], paths[1]
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["head not stored", "head stored"])
+def test_tied_embeddings_are_stored_whole(tmp_path: Path, stored: bool) -> None:
+    """They are stored as PEFT wants them, under both names, and stay one matrix; without `--save` they are left out."""
+    pair = _tied(tmp_path, stored=stored)
+    found = surgery.extract_lora(*pair, tmp_path / "lora", rank="all", save=["embedding"])
+    adapter, tuned = weights(tmp_path / "lora"), read(pair[1])
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(adapter[f"{PREFIX}{name}"], tuned["model.embed_tokens.weight"])
+    settings = config(tmp_path / "lora")
+    assert settings["ensure_weight_tying"] is True
+    assert settings["modules_to_save"] == ["model.embed_tokens", "lm_head"]
+    assert "lm_head" not in settings["target_modules"]
+    assert {row.name: row.kept for row in found.rows}["model.embed_tokens.weight"] == "whole"
+    for name in tuned:
+        if "norm" not in name:
+            torch.testing.assert_close(
+                loaded(f"{pair[0]}+{tmp_path / 'lora'}", name), tuned[name], rtol=1e-5, atol=1e-6
+            )
+    assert surgery.verify(tmp_path / "lora").tensors == len(adapter)
+    plain = surgery.extract_lora(*pair, tmp_path / "plain", rank=1)
+    assert not any("lm_head" in row.name for row in plain.rows)
+    assert "ensure_weight_tying" not in config(tmp_path / "plain")
+    loaded(f"{pair[0]}+{tmp_path / 'plain'}", "model.norm.weight")
+
+
+def test_tied_embeddings_that_cannot_be_stored(tmp_path: Path) -> None:
+    """Where the model's head is its own, or the name of the head is not known, the embedding is left out and told."""
+    base, tuned = _tied(tmp_path, stored=False)
+    own = {**read(tuned), "lm_head.weight": torch.randn(20, 8)}
+    untied = write(tmp_path / "untied", own, config={**TIED, "tie_word_embeddings": False})
+    found = surgery.extract_lora(base, untied, tmp_path / "lora", rank=1, save=["embedding"])
+    assert any("one matrix in the base and two in the model" in remark for remark in found.remarks)
+    assert config(tmp_path / "lora")["modules_to_save"] is None
+    named = []
+    for path in (base, tuned):
+        tensors = {name.replace("embed_tokens", "wte"): W for name, W in read(path).items()}
+        named.append(write(tmp_path / f"{path.name}-named", tensors, config=TIED))
+    found = surgery.extract_lora(*named, tmp_path / "other", rank=1, save=["embedding"])
+    assert any("of which PEFT wants the name" in remark for remark in found.remarks)
+    assert config(tmp_path / "other")["modules_to_save"] is None
+
+
+def test_a_disk_without_room_is_told(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the adapter's size must be free: by ranks that is known before anything is computed, by an error after."""
+    whole = surgery.extract_lora(*pair, tmp_path / "whole", rank=1)
+
+    def room(nbytes: int) -> None:
+        monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=nbytes, f_frsize=1))
+
+    progress = Progress()
+    room(4 * whole.parameters)
+    with pytest.raises(surgery.OutputError, match=r"takes twice its size, [\d,]+ bytes, [\d,]+ more than are free"):
+        surgery.extract_lora(*pair, tmp_path / "lora", rank=1, progress=progress)
+    assert progress.count == 0
+    room(-(10**9))
+    with pytest.raises(surgery.OutputError, match="takes twice its size"):
+        surgery.extract_lora(*pair, tmp_path / "error", error=0.5, progress=progress)
+    assert progress.count > 0
+    room(2 * whole.nbytes)
+    surgery.extract_lora(*pair, tmp_path / "lora", rank=1)
+    assert files(tmp_path / "lora") == files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

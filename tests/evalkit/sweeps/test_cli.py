@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
 import evalkit.sweeps.scoring
 import evalkit.sweeps.sweep
 import surgery
 from evalkit.errors import EngineError
+from tests.adapters.peft import factors, write_adapter
 from tests.commands import Run
 from tests.evalkit.sums import Sums
 from tests.evalkit.sweeps.conftest import SPEC, Pair, WeighedEngine, by_name, drawn
@@ -86,6 +89,23 @@ def test_dry_run_makes_nothing(run: Run, pair: Pair, tmp_path: Path) -> None:
     code, out, _ = run("sweep.yaml", *pair.values(), "--dry-run", "--json")
     assert len(json.loads(out)["variants"]) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.yaml"}
+
+
+def test_dry_run_tries_the_prompts(run: Run, pair: Pair, tmp_path: Path) -> None:
+    """What has no room in a model's context, or cannot be put, fails as the sweep itself would, with its message."""
+    short = Path(shutil.copytree(pair["sft"], tmp_path / "short"))
+    settings = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 12}))
+    code, _, err = run("sweep.yaml", pair["base"], short, "--dry-run")
+    assert code == 1
+    assert f"`{short}`: the prompt of example" in err
+    assert "is more than its context; lower `--max-tokens`" in err
+    assert run("sweep.yaml", pair["base"], short, "--out", tmp_path / "out")[2].split("lower")[0] in err
+    assert run("sweep.yaml", pair["base"], short, "--dry-run", "--json")[0] == 1
+    (short / "tokenizer.json").unlink()
+    assert "has no tokenizer" in run("sweep.yaml", pair["base"], short, "--dry-run")[2]
+    lora = write_adapter(tmp_path / "lora", factors(load_file(pair["base"] / "model.safetensors")))
+    assert run("sweep.yaml", pair["base"], f"{pair['base']}+{lora}", "--dry-run")[0] == 0
 
 
 def test_bundled_sweeps_are_listed_and_shown(run: Run) -> None:

@@ -13,7 +13,6 @@ import torch
 
 import surgery
 from evalkit.errors import EngineError, ResultsError, SweepError
-from evalkit.models import open_models
 from evalkit.sweeps.checkpoints import Checkpoints
 from surgery.errors import OutputError
 from tests.adapters.peft import factors, write_adapter
@@ -463,10 +462,3 @@ def test_models_with_adapters(sweeping: Sweeping, engine: Make, pair: Pair, tmp_
     assert not again.answers
     with pytest.raises(OutputError, match="lies inside"):
         sweeping(models=models, out="lora/out")
-
-
-def test_engines_want_one_checkpoint(pair: Pair, tmp_path: Path) -> None:
-    """They load directories: a model with an adapter is refused, with what to do."""
-    lora = write_adapter(tmp_path / "lora", factors(read(Path(pair["base"]))))
-    with pytest.raises(EngineError, match="merge-adapter"):
-        open_models([f"{pair['base']}+{lora}"], "transformers", tmp_path)
