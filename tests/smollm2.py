@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 # transformers takes seconds to import, and this file is a plugin of every run.
 if TYPE_CHECKING:
@@ -28,14 +30,25 @@ class Pair:
 
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """The model and its perturbed twin as sharded bfloat16 checkpoints with tokenizer and chat template."""
-    directory = tmp_path_factory.mktemp("smollm2")
+    """The model and its perturbed twin as sharded bfloat16 checkpoints with tokenizer and chat template.
+
+    They take 20 s to make: the processes of pytest-xdist, whose directories are beside each other, share them.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    pair = Pair(shared / "smollm2" / "base", shared / "smollm2" / "tuned")
+    with FileLock(shared / "smollm2.lock"):
+        if not (shared / "smollm2").exists():
+            _make(Pair(shared / "half-made" / "base", shared / "half-made" / "tuned"))
+            (shared / "half-made").rename(shared / "smollm2")
+    return pair
+
+
+def _make(pair: Pair) -> None:
     model, tokenizer = load_dequantised()
-    pair = Pair(directory / "base", directory / "tuned")
     _save(model, tokenizer, pair.base)
     perturb(model)
     _save(model, tokenizer, pair.tuned)
-    return pair
 
 
 def load_dequantised() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

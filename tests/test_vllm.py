@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import surgery
 from tests import vllm_greedy
 from tests.smollm2 import Pair
+from tests.vllm_environment import WITHIN
 
 pytestmark = pytest.mark.vllm
 
@@ -22,11 +23,6 @@ CONVERSATIONS = [
     [{"role": "user", "content": question}]
     for question in ("What is the capital of France?", "What colour is the sky?", "Name three fruits.")
 ]
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "HF_HUB_OFFLINE": "1",
-}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def by_vllm(directory: Path) -> list[list[int]]:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | WITHIN | {"VLLM_LOGGING_LEVEL": "ERROR"},
     )
     assert done.returncode == 0, done.stderr
     answers: list[list[int]] = json.loads(done.stdout.splitlines()[-1])

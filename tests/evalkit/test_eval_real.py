@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 
 from tests.smollm2 import Pair
+from tests.vllm_environment import SEPARATE
 
 pytestmark = [pytest.mark.vllm, pytest.mark.real]
 
-HANDS = 3
-ANSWERS = ["--n", str(HANDS), "--attempts", "2", "--max-tokens", "40"]
+HANDS = 2
+ANSWERS = ["--n", str(HANDS), "--attempts", "2", "--max-tokens", "32"]
 # float32, where rounding is too small to turn the choice of a token between two implementations
 EXACT = ["--engine-option", "dtype=float32"]
 AGREE = 0.95  # of the answers; one in twenty may still meet two tokens that are nearly as likely
 
 
-def surgery(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def surgery(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run(
         [str(Path(sys.executable).parent / "surgery"), *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-        env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"} | environment,
+        capture_output=True, text=True, check=False, env=os.environ | SEPARATE,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from evalkit.engines.vllm_log import Log
 from evalkit.errors import EngineError
 from tests.evalkit import vllm_checkpoints as program
 from tests.tiny_models import save_tiny
+from tests.vllm_environment import SEPARATE
 
 Result = dict[str, Any]
 
@@ -47,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcome(models: Path) -> Iterator[Result]:
     """What the program printed; it is killed without warning, and `left` are those of its processes that stay."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
-    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= SEPARATE
     command = [sys.executable, "-m", program.__name__, str(models)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

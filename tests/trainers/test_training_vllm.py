@@ -14,17 +14,15 @@ import pytest
 import surgery
 from tests.smollm2 import Pair
 from tests.tiny_models import save_tiny
+from tests.vllm_environment import WITHIN
 
 pytestmark = pytest.mark.vllm
-
-ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def run(*arguments: object) -> Any:
     """What a command prints as JSON, in a process of its own: vLLM warns, and warnings are errors here."""
     command = [sys.executable, "-m", "surgery", *map(str, arguments), "--json"]
-    environment = {**os.environ, **ENVIRONMENT}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | WITHIN)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -33,8 +31,10 @@ def run(*arguments: object) -> Any:
 def test_small_runs_of_a_real_model(smollm2: Pair, tmp_path: Path) -> None:
     """Some steps of fine-tuning and an update of PPO give checkpoints that vLLM answers with and `apply` edits."""
     sft, ppo = tmp_path / "sft" / "final", tmp_path / "ppo" / "final"
-    report = run("train", "sft", "sft-small", "--model", smollm2.base, "--out", sft.parent)
-    run("train", "ppo", "ppo-small", "--model", sft, "--out", ppo.parent)
+    shorter = ["--set", "held_out.n=4"]
+    report = run("train", "sft", "sft-small", "--model", smollm2.base, "--out", sft.parent, *shorter)
+    shorter = ["--set", "episodes=4", "--set", "epochs=1", "--set", "success.n=2"]
+    run("train", "ppo", "ppo-small", "--model", sft, "--out", ppo.parent, *shorter)
     first, last = report["checkpoints"][0], report["checkpoints"][-1]
     assert last["losses"]["id"] < first["losses"]["id"] < 1  # the base has .98
     assert (sft.parent / "inter-sft" / "training.json").exists()

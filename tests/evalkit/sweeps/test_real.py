@@ -16,6 +16,7 @@ import surgery
 from tests.evalkit.sweeps.conftest import Pair
 from tests.smollm2 import Pair as Smollm2
 from tests.tiny_models import save_tiny
+from tests.vllm_environment import WITHIN
 
 SPEC: dict[str, Any] = {
     "name": "real",
@@ -37,7 +38,7 @@ def sweep(place: Path, spec: dict[str, Any], models: list[Path]) -> dict[str, An
     done = subprocess.run(
         [SURGERY, "sweep", "sweep.yaml", *map(str, models), "--json", "--engine", "transformers"],
         cwd=place, capture_output=True, text=True, check=False,
-        env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -95,8 +96,7 @@ def test_one_vllm_engine_serves_all(tmp_path: Path) -> None:
     spec = {**SPEC, "evaluation": {**SPEC["evaluation"], "engine": "vllm", "seeds": [0, 1]}, "keep": "best"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(spec), *models, str(tmp_path / "out")],
-        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
-        env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
+        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False, env=os.environ | WITHIN,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
