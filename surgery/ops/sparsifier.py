@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from surgery.ops.whole import Whole
 
 Sparsifier = Callable[["Tensor", int], "Tensor"]
-"""Of a piece of a tensor, and the offset of its first element, the same with some entries 0: in the memory of the piece,
-or in new. NaN stays NaN, so that a broken checkpoint is found whatever is dropped."""
+"""Of a piece of a tensor, and the offset of its first element, the same with some entries 0: in the memory of the
+piece, or in new. NaN stays NaN, so that a broken checkpoint is found whatever is dropped."""
 
 
 def everything(d: Tensor, first: int) -> Tensor:  # noqa: ARG001 - as every sparsifier
