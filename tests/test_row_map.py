@@ -39,7 +39,7 @@ def test_maps_are_equal_when_their_rows_are(one: list[tuple[int, int]], other: l
 def test_made_rows_are_runs_of_their_kind(places: list[tuple[int, int]], means: int) -> None:
     """Of zeros, wherever they are, and of means, at the end; no part gives them, and their numbers do not matter."""
     found = RowMap.of([*places, *[(MEAN, 0)] * means])
-    kinds = [part for _, part, _, length in found.runs(0, found.length) for _ in range(length)]
+    kinds = [part for _, part, _, length in written_out(found, 0, found.length) for _ in range(length)]
     assert kinds == [part for part, _ in places] + [MEAN] * means
     assert found.means == means
     assert sum(found.counts) == sum(part != ZERO for part, _ in places)
