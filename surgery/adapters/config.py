@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CONFIG = "adapter_config.json"
 Value = TypeVar("Value", int, float)
 _PLAIN = re.compile(r"[\w.-]+")  # names; that a dot matches any character makes no difference there
-MOST_STATES = 50_000  # of all patterns of a field: a hundred ordinary ones have as many as a tenth of that
+MOST_PATTERNS = 200  # of a field, beside plain names: each may make an automaton of 10 MB, the limit of the engine
 
 # Fields that make an adapter something else than W + scale B A when they are set.
 _OTHERWISE = {
@@ -155,16 +155,17 @@ def _pattern_faults(field: str, patterns: object, sound: Callable[[object], bool
     if not isinstance(patterns, dict):
         yield f"`{field}` is `{shown(patterns)}`; expected an object"
         return
-    states = 0
+    expressions = 0
     for pattern, value in patterns.items():
         if not sound(value):
             yield f"`{field}` gives `{shown(pattern)}` the value `{shown(value)}`; expected a positive number"
         elif not _PLAIN.fullmatch(pattern):
             try:
-                states += Pattern(pattern).states
+                expressions += 1
+                Pattern(pattern)
             except ValueError as error:
                 yield f"`{field}` has `{shown(pattern)}`, which {error}"
-        if states > MOST_STATES:
+        if expressions > MOST_PATTERNS:
             yield f"`{field}` has more regular expressions than are taken; write names instead"
             return
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.adapters.config import MOST_STATES, Patterns, _pattern_faults
+from surgery.adapters.config import MOST_PATTERNS, Patterns, _pattern_faults
 from surgery.adapters.pattern import Pattern
 
 PIECES = ["a", "b", ".", r"\.", "[ab]", "[^a]", "(", ")", "|", "*", "+", "?", "{1,2}", "{2}", "{0,}", "^", "$", "(?:"]
@@ -41,7 +41,7 @@ def test_edges_and_counts(text: str, name: str) -> None:
 )
 def test_what_adapters_have_is_taken(text: str) -> None:
     """Expressions as they occur are understood."""
-    assert Pattern(text).states < 100
+    assert not Pattern(text).matches("model.norm")
 
 
 @pytest.mark.parametrize(
@@ -61,17 +61,15 @@ def test_what_backtracks_takes_no_time(text: str) -> None:
         ("(?=a)b", "is no pattern of names"),
         (r"(a)\1", "is no pattern of names"),
         ("(?i)a", "is no pattern of names"),
-        (r"\bq", "is no pattern of names"),
         ("a++", "is no pattern of names"),
         ("a{2,1}", "is no pattern of names"),
         ("(", "is no pattern of names"),
         (")", "is no pattern of names"),
         ("[z-a]", "is no pattern of names"),
         ("[[a]b", "is no pattern of names"),
-        ("^*", "is no pattern of names"),
         ("a\\", "is no pattern of names"),
-        ("(" * 30 + ")" * 30, "nests too deep"),
-        ("((a{99}){99}){99}", "repeats too much"),
+        ("(" * 499 + ")" * 499, "is no pattern of names"),
+        ("((a{99}){99}){99}", "is no pattern of names"),
         ("x?" * 600, "has 1,200 characters; expected 1,000"),
     ],
 )  # fmt: skip
@@ -83,7 +81,7 @@ def test_what_is_not_taken(text: str, told: str) -> None:
 
 def test_many_expressions() -> None:
     """So many that they would take long all the same are refused; names are not counted."""
-    many = {f"x{{4000}}{i}": 1 for i in range(1 + MOST_STATES // 4000)}
+    many = {f"x*{i}": 1 for i in range(1 + MOST_PATTERNS)}
     assert list(_pattern_faults("rank_pattern", many, bool)) == [
         "`rank_pattern` has more regular expressions than are taken; write names instead"
     ]
