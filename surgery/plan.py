@@ -172,9 +172,12 @@ class TensorPlan:
 
     @property
     def kept(self) -> int:
-        """Bytes that stay while it is made: what was found of its partners, and what is made once, in float32."""
+        """Bytes that stay while it is made: what was found of its partners, what is made once, in float32, and what
+        operations keep of their measuring.
+        """
         partners = self.partners.kept if self.partners is not None else 0
-        return partners + (4 * self.slot.elements if self.kept_after else 0)
+        made = 4 * self.slot.elements if self.kept_after else 0
+        return partners + made + sum(op.kept(self.slot.elements) for op in self.ops)
 
     @property
     def workspace(self) -> int:

@@ -123,6 +123,10 @@ class Op(BaseModel):
         """
         return {}
 
+    def kept(self, elements: int) -> int:  # noqa: ARG002 - for those who override it
+        """Bytes that what `prepare` returns keeps of a whole tensor of so many elements."""
+        return 0
+
     def workspace(self, shape: tuple[int, ...]) -> int:
         """Upper bound in bytes of what `apply` allocates for float32 pieces of this shape, its result included."""
         raise NotImplementedError

@@ -35,19 +35,24 @@ class _Della(SparseTaskVectorSum):
 
     def sparsifiers(self, whole: Whole) -> list[Sparsifier]:
         from surgery.ops.magprune import magprune
+        from surgery.ops.sparsifier import remembering
         from surgery.ops.uniform import Uniform
 
-        return [
+        made = [
             magprune(density, epsilon, Uniform(self.seed, role, whole.name))
             for role, density, epsilon in zip(self.models, self.density, self.epsilon, strict=True)
         ]
+        return [remembering(each) for each in made] if self.rescale else made
+
+    def kept(self, elements: int) -> int:
+        return len(self.models) * -(-elements // 8) if self.passes > 1 else 0
 
     def workspace(self, shape: tuple[int, ...]) -> int:
-        return super().workspace(shape) + 16 * math.prod(shape)  # what is sorted, and random numbers
+        return super().workspace(shape) + 24 * math.prod(shape)  # sorted, random, places, what is there
 
     def flops(self, shape: tuple[int, ...]) -> int:
         comparisons = max(1, math.ceil(math.log2(max(shape[-1], 2)))) if shape else 1
-        return super().flops(shape) + self.passes * comparisons * len(self.models) * math.prod(shape)
+        return super().flops(shape) + comparisons * len(self.models) * math.prod(shape)
 
 
 def _check(role: str, density: Number, epsilon: Number) -> None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from surgery.ops.magnitudes import bits_of_magnitude
-from surgery.ops.sparsifier import Sparsifier, everything, nothing
+from surgery.ops.magnitudes import magnitude
+from surgery.ops.random_drop import drop
+from surgery.ops.sparsifier import Sparsifier
+from surgery.ops.uniform import BITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,41 +18,53 @@ if TYPE_CHECKING:
 
 
 def magprune(density: float, epsilon: float, uniform: Uniform) -> Sparsifier:
-    """Keep each entry of a matrix with the probability that `probabilities` gives it, independently of the others.
+    """Keep each entry of a matrix, independently of the others, with the probability
 
-    Density 1 keeps all, 0 nothing, whatever epsilon. Source: Deep et al. 2024, section 3.1, with density = 1 - p, in
-    the parameters of mergekit: epsilon is half the distance between the smallest and the largest probability.
+        p = density - epsilon + 2 epsilon r / (n - 1),
+
+    r = 0 ... n - 1 being its rank by magnitude in its row of n. Density 1 keeps all, 0 nothing, whatever epsilon. With
+    epsilon 0, and in rows of one entry, p = density.
+
+    Source: Deep et al. 2024, with density = 1 - p, in the parameters of mergekit: epsilon is half the distance between
+    the smallest and the largest probability.
     """
-    if density >= 1:
-        return everything
-    if density <= 0:
-        return nothing
-    return lambda d, first: d * uniform.at(first, d.shape, d.device).lt_(probabilities(d, density, epsilon))
+    alike = drop(density, uniform)
+    if not 0 < density < 1 or epsilon == 0:
+        return alike
+
+    def sparsify(d: Tensor, first: int) -> Tensor:
+        if d.shape[-1] == 1:
+            return alike(d, first)
+        return d.mul_(kept(d, density, epsilon, uniform.bits(first, d.shape, d.device)).float())
+
+    return sparsify
 
 
-def probabilities(d: Tensor, density: float, epsilon: float) -> Tensor:
-    """p = density - epsilon + 2 epsilon r / (n - 1) for the entry of rank r = 0 ... n - 1 by magnitude in its row of n.
+def kept(d: Tensor, density: float, epsilon: float, bits: Tensor) -> Tensor:
+    """1 where an entry of `d` [rows, n], n > 1, is kept, 0 elsewhere; int8. `bits` are those of `Uniform`, int32.
 
-    `d` is [rows, n], the result likewise, float32. Magnitudes are compared in float32; among equal ones the first has
-    the lowest rank. A row of one has p = density.
+    Entries that are equal in magnitude, compared in float32, have the mean of their ranks.
+
+    u < p is r > y with y = (u - density + epsilon) (n - 1) / (2 epsilon): an entry is kept where it is larger than that
+    of the rank round(y) in its row, and where it equals it, by a coin. So magnitudes are sorted, which numpy does 20
+    times as fast as torch (2 and 40 ns an entry in rows of 2,048), and no rank is found.
     """
-    n = d.shape[-1]
-    if n == 1:
-        return torch.full(d.shape, density, device=d.device)
-    ladder = torch.linspace(density - epsilon, density + epsilon, n, device=d.device)
-    return torch.empty(d.shape, device=d.device).scatter_(-1, ascending(d), ladder.expand(d.shape))
+    size = magnitude(d)
+    rows, n = size.shape
+    ladder = size.new_empty(rows, n + 2)  # of what each y stands for: below the ranks all are kept, above them none
+    ladder[:, 0], ladder[:, -1] = -1, torch.inf
+    ladder[:, 1:-1] = size
+    _sort(ladder[:, 1:-1])
+    y = bits.float().add_((0.5 - density + epsilon) * 2.0**BITS).mul_((n - 1) / (2 * epsilon) * 2.0**-BITS)
+    place = y.add_(1.5).clamp_(0, n + 1).long()  # rounds, as it cuts off what is behind the point
+    # As int32 they order likewise, and one more is the next larger float: that is the coin.
+    coin = bits.bitwise_and(1)
+    return size.view(torch.int32).add_(coin).gt(ladder.view(torch.int32).gather(-1, place)).view(torch.int8)
 
 
-def ascending(d: Tensor) -> Tensor:
-    """The columns of each row of d by magnitude, int64; equal ones from left to right.
-
-    Magnitude and column make one number of 64 bits, since numpy sorts such numbers 20 times as fast as torch sorts
-    floats with their places (4 and 87 ns an entry in rows of 2,048).
-    """
-    keys = bits_of_magnitude(d).long().bitwise_left_shift_(32)
-    keys.bitwise_or_(torch.arange(d.shape[-1], device=d.device))
-    if keys.device.type == "cpu":
-        keys.numpy().sort(axis=-1)
+def _sort(rows: Tensor) -> None:
+    """In place, ascending."""
+    if rows.device.type == "cpu":
+        rows.numpy().sort(axis=-1)
     else:
-        keys = keys.sort(dim=-1).values
-    return keys.bitwise_and_(0xFFFFFFFF)
+        rows.copy_(rows.sort(dim=-1).values)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,6 +27,25 @@ def everything(d: Tensor, first: int) -> Tensor:  # noqa: ARG001 - as every spar
 def nothing(d: Tensor, first: int) -> Tensor:  # noqa: ARG001 - as every sparsifier
     """Drops everything."""
     return d * 0
+
+
+def remembering(sparsify: Sparsifier) -> Sparsifier:
+    """The same, for one whose choice takes longer than to note it: asked for a piece again it drops the same entries,
+    as it keeps one bit for each.
+    """
+    if sparsify in (everything, nothing):
+        return sparsify
+    masks: dict[int, np.ndarray] = {}
+
+    def again(d: Tensor, first: int) -> Tensor:
+        if first not in masks:
+            sparse = sparsify(d, first)
+            masks[first] = np.packbits((sparse != 0).cpu().numpy())
+            return sparse
+        mask = np.unpackbits(masks[first], count=d.numel()).view(np.int8)
+        return d.mul_(torch.from_numpy(mask).to(d.device).view(d.shape))
+
+    return again
 
 
 def rescaling(whole: Whole, vectors: Vectors, sparsifiers: Sequence[Sparsifier]) -> list[float]:

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from surgery.ops.magprune import probabilities
+from surgery.ops import magprune
+from surgery.ops.random_drop import drop
+from surgery.ops.sparsifier import everything, remembering
+from surgery.ops.uniform import Uniform
 from surgery.ops.whole import Piece, Whole
 from surgery.spectral.decomposer import Decomposer
 from tests.ops.sums import BASE, MODELS, RANDOM, SOURCES, N, kept, made, op
@@ -75,13 +79,79 @@ def test_magprune_keeps_what_is_larger_more_often():
         assert abs(share - p) < 5 * math.sqrt(p * (1 - p) / rows)
 
 
+def bits(*shape: int) -> Tensor:
+    """Of a generator of PyTorch's."""
+    return torch.randint(-(2**31), 2**31, shape, generator=torch.Generator().manual_seed(3)).int()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_probabilities_of_magprune(dtype: torch.dtype):
-    """They rise with the rank in the row, of equal magnitudes from left to right; one alone has the density."""
-    d = torch.tensor([[3.0, -1.0, 0.0, 2.0, -4.0], [1.0, -1.0, 1.0, 0.0, -1.0]], dtype=dtype)
-    expected = torch.tensor([[0.6, 0.4, 0.3, 0.5, 0.7], [0.4, 0.5, 0.6, 0.3, 0.7]])
-    assert torch.allclose(probabilities(d, 0.5, 0.2), expected)
-    assert torch.allclose(probabilities(d[:, :1], 0.3, 0.2), torch.tensor([[0.3], [0.3]]))
+@pytest.mark.parametrize(("density", "epsilon"), [(0.5, 0.15), (0.3, 0.3), (0.8, 0.2), (0.5, 1e-6), (0.4, 1e-300)])
+def test_magprune_keeps_where_a_number_is_below_the_probability(dtype: torch.dtype, density: float, epsilon: float):
+    """But for those within half a rank of it, of which a coin keeps one half; signs do not matter."""
+    n = 500
+    d = torch.randn(40, n, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
+    drawn = bits(40, n)
+    found = magprune.kept(d, density, epsilon, drawn.clone()).bool()
+    u = 0.5 + drawn.double() / 2**32
+    rank = d.abs().argsort(-1).argsort(-1)
+    half, error = epsilon / (n - 1), 2**-23
+    p = density - epsilon + 2 * epsilon * rank / (n - 1)
+    assert bool(found[u < p - half - error].all())
+    assert not bool(found[u > p + half + error].any())
+    assert found.double().mean() == pytest.approx(density, abs=5 * math.sqrt(0.25 / d.numel()))
+
+
+def test_magprune_gives_equals_the_mean_of_their_ranks():
+    """Ten levels of magnitude in a row of 1,000, some larger than others: each is kept as its middle would be."""
+    n, density, epsilon = 1000, 0.5, 0.4
+    sizes = torch.tensor([10, 250, 40, 100, 100, 20, 180, 150, 50, 100])
+    row = torch.arange(10.0).repeat_interleave(sizes)
+    rows = 200
+    order = torch.rand(rows, n, generator=torch.Generator().manual_seed(1)).argsort(-1)
+    levels = row[order]
+    found = magprune.kept(levels * torch.tensor([1, -1]).repeat(n // 2), density, epsilon, bits(rows, n)).double()
+    last = sizes.cumsum(0)
+    for level in range(10):
+        mean_rank = float(last[level] - (sizes[level] + 1) / 2)
+        p = density - epsilon + 2 * epsilon * mean_rank / (n - 1)
+        count = rows * int(sizes[level])
+        assert abs(found[levels == level].mean() - p) < 5 * math.sqrt(p * (1 - p) / count)
+
+
+@pytest.mark.parametrize(("shape", "epsilon"), [((400, 1), 0.2), ((20, 20), 0.0)])
+def test_magprune_without_ranks_drops_as_dare_does(shape: tuple[int, int], epsilon: float):
+    """Rows of one entry, and epsilon 0: the probability is the density, the mask that of the same numbers."""
+    d = torch.ones(shape)
+    found = magprune.magprune(0.3, epsilon, Uniform(0, "x", NAME))(d.clone(), 4)
+    assert torch.equal(found, drop(0.3, Uniform(0, "x", NAME))(d.clone(), 4))
+
+
+@pytest.mark.parametrize("worst", [math.nan, math.inf])
+def test_magprune_leaves_what_is_not_finite_to_be_found(worst: float):
+    """It stays in the result, as NaN or infinity, whatever is dropped."""
+    d = torch.randn(50, 20, generator=torch.Generator().manual_seed(2))
+    d[:, 3] = worst
+    found = magprune.magprune(0.5, 0.2, Uniform(0, "x", NAME))(d, 0)
+    assert not bool(found[:, 3].isfinite().any())
+    assert bool(found[:, :3].isfinite().all())
+
+
+def test_what_is_remembered_is_dropped_again():
+    """The second time of the same piece nothing is chosen, and NaN stays; another piece has a choice of its own."""
+    asked: list[int] = []
+
+    def sparsify(d: Tensor, first: int) -> Tensor:
+        asked.append(first)
+        return d * (torch.arange(d.numel()).view(d.shape) % 3 == first)
+
+    again = remembering(sparsify)
+    d = torch.tensor([[1.0, -2.0, 3.0, 4.0, math.nan], [5.0, -0.5, 1.0, 2.0, 7.0]])
+    expected = {first: sparsify(d, first) for first in (0, 1)}
+    asked.clear()
+    for first in (0, 1, 0, 1, 1):
+        assert torch.equal(again(d.clone(), first).nan_to_num(99), expected[first].nan_to_num(99))
+    assert asked == [0, 1]
+    assert remembering(everything) is everything
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ MANY = 1 << 16
 
 
 def numbers(first: int = 0, count: int = MANY, *, seed: int = 0, role: str = "a", name: str = "w") -> torch.Tensor:
-    """Of so many elements."""
-    return Uniform(seed, role, name).at(first, (count,), CPU)
+    """u of so many elements, float64."""
+    return 0.5 + Uniform(seed, role, name).bits(first, (count,), CPU).double() / 2**32
 
 
 ALL = numbers()
@@ -30,19 +30,21 @@ def test_independent_of_pieces(first: int, count: int):
 
 
 def drawn(seed: int = 0, role: str = "a", name: str = "w") -> np.ndarray:
-    """The bits of the first numbers, as numpy's generator gives them, seeded with the hash of what they are for."""
+    """u of the first elements, from numpy's generator, seeded with the hash of what they are for."""
     key = int.from_bytes(blake3(f"{seed}\0{role}\0{name}".encode()).digest(length=16), "little")
-    return np.random.PCG64DXSM(key).random_raw(MANY // 2).view(np.uint32)
+    return 0.5 + np.random.PCG64DXSM(key).random_raw(MANY // 2).view(np.int32) / 2**32
 
 
 def test_equals_the_generator_read_from_its_start():
-    """The leading 24 bits of each 32."""
-    assert np.array_equal(ALL.numpy().astype(np.float64), np.floor(drawn() / 2**8) / 2**24)
+    """Each 32 of its bits make a number."""
+    assert np.array_equal(ALL.numpy(), drawn())
 
 
 def test_shape():
     """Row by row."""
-    assert torch.equal(Uniform(0, "a", "w").at(7, (3, 5), CPU), ALL[7:22].view(3, 5))
+    found = Uniform(0, "a", "w").bits(7, (3, 5), CPU)
+    assert found.dtype == torch.int32
+    assert torch.equal(0.5 + found.double() / 2**32, ALL[7:22].view(3, 5))
 
 
 def test_seed_role_and_name_give_other_numbers():
@@ -64,7 +66,7 @@ def test_distribution():
 def test_below(probability: float):
     """It is the comparison with the numbers of 32 bits, at any offset."""
     found = Uniform(1, "sft", "x").below(probability, 13, (50, 20), CPU)
-    expected = drawn(1, "sft", "x")[13 : 13 + 1000].reshape(50, 20) / 2**32 < probability
+    expected = drawn(1, "sft", "x")[13 : 13 + 1000].reshape(50, 20) < probability
     assert found.dtype == torch.float32
     assert np.array_equal(found.numpy(), expected)
 
