@@ -35,20 +35,21 @@ class _Della(SparseTaskVectorSum):
 
     def sparsifiers(self, whole: Whole) -> list[Sparsifier]:
         from surgery.ops.magprune import magprune
-        from surgery.ops.sparsifier import remembering
         from surgery.ops.uniform import Uniform
 
-        made = [
-            magprune(density, epsilon, Uniform(self.seed, role, whole.name))
+        return [
+            magprune(density, epsilon, Uniform(self.seed, role, whole.name), twice=self.rescale)
             for role, density, epsilon in zip(self.models, self.density, self.epsilon, strict=True)
         ]
-        return [remembering(each) for each in made] if self.rescale else made
 
     def kept(self, elements: int) -> int:
         return len(self.models) * -(-elements // 8) if self.passes > 1 else 0
 
     def workspace(self, shape: tuple[int, ...]) -> int:
-        return super().workspace(shape) + 24 * math.prod(shape)  # sorted, random, places, what is there
+        from surgery.ops.magprune import BLOCK
+
+        block = min(math.prod(shape), BLOCK + (shape[-1] if shape else 0))
+        return super().workspace(shape) + 9 * math.prod(shape) + 24 * block  # random numbers and masks; a block's ranks
 
     def flops(self, shape: tuple[int, ...]) -> int:
         comparisons = max(1, math.ceil(math.log2(max(shape[-1], 2)))) if shape else 1

@@ -43,5 +43,7 @@ def agreeing_sum(
     total.mul_(sign)
     if divisor is None or weights is None:
         return total
+    if min(weights) >= 0:  # then the divisor is at least the least weight, or nothing agrees and the sum is 0
+        return total.div_(divisor.clamp_(min=min((w for w in weights if w > 0), default=1.0)))
     vanishing = VANISHING_SUM * math.fsum(map(abs, weights))
     return total.div_(divisor.masked_fill_(divisor.abs() <= vanishing, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from surgery.ops.sparsifier import Sparsifier, everything, nothing
+from surgery.ops.sparsifier import Sparsifier, everything, keeping, nothing
 
 if TYPE_CHECKING:
     from surgery.ops.uniform import Uniform
@@ -19,4 +19,4 @@ def drop(density: float, uniform: Uniform) -> Sparsifier:
         return everything
     if density <= 0:
         return nothing
-    return lambda d, first: d.mul_(uniform.below(density, first, d.shape, d.device))
+    return keeping(lambda d, first: uniform.below(density, first, d.shape, d.device))

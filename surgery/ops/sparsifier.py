@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 Sparsifier = Callable[["Tensor", int], "Tensor"]
 """Of a piece of a tensor, and the offset of its first element, the same with some entries 0: in the memory of the
-piece, or in new. NaN stays NaN, so that a broken checkpoint is found whatever is dropped."""
+piece, or in new. It depends on magnitudes alone. NaN stays NaN, so that a broken checkpoint is found whatever is
+dropped."""
+
+Choice = Callable[["Tensor", int], "Tensor"]
+"""Of a piece of a tensor, and the offset of its first element, 1 for the entries to keep and 0 for the others; int8."""
 
 
 def everything(d: Tensor, first: int) -> Tensor:  # noqa: ARG001 - as every sparsifier
@@ -29,21 +33,22 @@ def nothing(d: Tensor, first: int) -> Tensor:  # noqa: ARG001 - as every sparsif
     return d * 0
 
 
-def remembering(sparsify: Sparsifier) -> Sparsifier:
-    """The same, for one whose choice takes longer than to note it: asked for a piece again it drops the same entries,
-    as it keeps one bit for each.
-    """
-    if sparsify in (everything, nothing):
-        return sparsify
-    masks: dict[int, np.ndarray] = {}
+def keeping(choose: Choice) -> Sparsifier:
+    """Keeps what is chosen."""
+    return lambda d, first: d.mul_(choose(d, first).float())  # from int8: 3 times as fast as from bool
+
+
+def noted(choose: Choice) -> Choice:
+    """The same, in one bit for each entry, so that nothing is chosen when a piece is asked for again."""
+    notes: dict[int, np.ndarray] = {}
 
     def again(d: Tensor, first: int) -> Tensor:
-        if first not in masks:
-            sparse = sparsify(d, first)
-            masks[first] = np.packbits((sparse != 0).cpu().numpy())
-            return sparse
-        mask = np.unpackbits(masks[first], count=d.numel()).view(np.int8)
-        return d.mul_(torch.from_numpy(mask).to(d.device).view(d.shape))
+        if first not in notes:
+            chosen = choose(d, first)
+            notes[first] = np.packbits(chosen.cpu().numpy())
+            return chosen
+        chosen = torch.from_numpy(np.unpackbits(notes[first], count=d.numel()).view(np.int8))
+        return chosen.to(d.device).view(d.shape)
 
     return again
 
@@ -58,6 +63,7 @@ def rescaling(whole: Whole, vectors: Vectors, sparsifiers: Sequence[Sparsifier])
     before, after = [0.0] * len(sparsifiers), [0.0] * len(sparsifiers)
     for piece in whole.pieces():
         for i, (v, sparsify) in enumerate(zip(vectors(piece), sparsifiers, strict=True)):
-            before[i] += float(v.abs().sum())
-            after[i] += float(sparsify(v, piece.first).abs().sum())
+            size = v.abs_()
+            before[i] += float(size.sum())
+            after[i] += float(sparsify(size, piece.first).sum())
     return [full / left if left else 1.0 for full, left in zip(before, after, strict=True)]

@@ -40,9 +40,9 @@ class Uniform:
         return torch.from_numpy(self._drawn(first, shape)).to(device)
 
     def below(self, probability: float, first: int, shape: Sequence[int], device: torch.device) -> Tensor:
-        """1 where u < `probability`, below 1, and 0 elsewhere; float32."""
+        """1 where u < `probability`, below 1, and 0 elsewhere; int8."""
         mask = self._drawn(first, shape) < np.int32(min(round((probability - 0.5) * 2**BITS), HALF - 1))
-        return torch.from_numpy(mask.view(np.int8)).to(device).float()  # from int8: 3 times as fast as from bool
+        return torch.from_numpy(mask.view(np.int8)).to(device)
 
     def _drawn(self, first: int, shape: Sequence[int]) -> np.ndarray:
         steps, skipped = divmod(first, PER_STEP)

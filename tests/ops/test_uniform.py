@@ -67,7 +67,7 @@ def test_below(probability: float):
     """It is the comparison with the numbers of 32 bits, at any offset."""
     found = Uniform(1, "sft", "x").below(probability, 13, (50, 20), CPU)
     expected = drawn(1, "sft", "x")[13 : 13 + 1000].reshape(50, 20) < probability
-    assert found.dtype == torch.float32
+    assert found.dtype == torch.int8
     assert np.array_equal(found.numpy(), expected)
 
 
