@@ -205,12 +205,15 @@ def _bind(recipe: Recipe, models: Models) -> dict[str, Model]:
     """The model for each role; without `models` those that the recipe's file names. Raises PlanError when the numbers
     or the names differ.
     """
+    from surgery.bundled import is_bundled
     from surgery.errors import Fault, PlanError
 
     if recipe.named and not isinstance(models, str | Path) and not models:
         return dict(recipe.named)
     roles = list(recipe.models)
     expected = f"expected {len(roles)}, for the roles {', '.join(f'`{role}`' for role in roles)}, in this order"
+    if is_bundled(recipe.name, recipe.text):
+        expected += f"; `surgery recipes {recipe.name}` shows what the recipe does with them"
     if isinstance(models, Mapping):
         if set(models) != set(roles):
             found = ", ".join(f"`{role}`" for role in models) or "none"
