@@ -159,6 +159,12 @@ def test_progress_goes_to_stderr(pair: tuple[Path, Path], tmp_path: Path, monkey
     assert "apply:" not in result.stdout
 
 
+def test_tests_are_run_with_ctrl_c_in_force() -> None:
+    """Also where whoever started them ignores it: their processes would, too."""
+    script = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "True\n"
+
+
 def test_ctrl_c_is_one_message_and_the_work_is_kept(tmp_path: Path) -> None:
     """SIGINT in the middle of a run: exit 130, no traceback, no OUT; the same command then ends the work."""
     generator = torch.Generator().manual_seed(0)
