@@ -14,6 +14,7 @@ from evalkit.engines import vllm_options
 from evalkit.engines.base import Completion, Engine, Finish, Model, Prompt, Request, Sampling, TokenScore
 from evalkit.engines.interchangeable import blueprint, stored_dtype
 from evalkit.engines.stopping import cut, stopped
+from evalkit.engines.vllm_children import ending_with_us
 from evalkit.engines.vllm_log import Log
 from evalkit.engines.vllm_processes import ENDING, Processes
 from evalkit.errors import EngineError
@@ -200,10 +201,9 @@ class VllmEngine(Engine):
         self._said = Log()
         self._processes = Processes()
         try:
-            with self._said.taking(), _environment(self._options):
+            with self._said.taking(), _environment(self._options), ending_with_us():
                 self._llm, eager = _engine(str(model.path.absolute()), length, self._options)
                 self._processes.watch(self._llm.llm_engine.engine_core)
-                self._llm.collective_rpc("end_with", args=(os.getpid(),))
         except BaseException as error:
             cause = self._said.cause(error)
             self.close()
