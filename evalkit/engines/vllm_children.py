@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 WATCH_SECONDS = 0.5  # between two looks whether the process above is alive
@@ -22,30 +23,26 @@ _theirs: dict[str, Callable[..., None]] = {}  # what is replaced here; it comes 
 
 
 @contextmanager
-def ending_with_us() -> Iterator[None]:
-    """The cores of engines that are started meanwhile, and the workers of those, end with this process."""
-    from vllm.v1.engine.core import EngineCoreProc
+def ending_with_us(core: Any, worker: Any) -> Iterator[None]:
+    """The cores of engines that are started meanwhile, and the workers of those, end with this process.
 
-    with _replaced(EngineCoreProc, "run_engine_core", run_core):
+    `core` and `worker` are vLLM's classes `EngineCoreProc` and `WorkerProc`.
+    """
+    with _replaced(core, "run_engine_core", partial(run_core, core, worker)):
         yield
 
 
-def run_core(*arguments: Any, **options: Any) -> None:
+def run_core(core: Any, worker: Any, *arguments: Any, **options: Any) -> None:
     """What a core does."""
     follow()
-    from vllm.v1.engine.core import EngineCoreProc
-    from vllm.v1.executor.multiproc_executor import WorkerProc
-
-    with _replaced(WorkerProc, "worker_main", run_worker):
-        _theirs.get("run_engine_core", EngineCoreProc.run_engine_core)(*arguments, **options)
+    with _replaced(worker, "worker_main", partial(run_worker, worker)):
+        _theirs.get("run_engine_core", core.run_engine_core)(*arguments, **options)
 
 
-def run_worker(*arguments: Any, **options: Any) -> None:
+def run_worker(worker: Any, *arguments: Any, **options: Any) -> None:
     """What a worker does."""
     follow()
-    from vllm.v1.executor.multiproc_executor import WorkerProc
-
-    _theirs.get("worker_main", WorkerProc.worker_main)(*arguments, **options)
+    _theirs.get("worker_main", worker.worker_main)(*arguments, **options)
 
 
 def follow() -> None:
@@ -62,7 +59,7 @@ def _follow(parent: int) -> None:
 
 
 @contextmanager
-def _replaced(owner: type, name: str, ours: Callable[..., None]) -> Iterator[None]:
+def _replaced(owner: Any, name: str, ours: Callable[..., None]) -> Iterator[None]:
     """Put a function of ours into the place of a static method, by whose name processes are started."""
     _theirs[name] = getattr(owner, name)
     setattr(owner, name, staticmethod(ours))
