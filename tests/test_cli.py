@@ -135,6 +135,8 @@ def test_a_recipe_with_many_mistakes_is_told_all_at_once(run: Run, tmp_path: Pat
         (["recipes", "nonsense"], 1, "nonsense"),
         (["inspect", "{base}/config.json"], 1, "config.json"),
         (["verify", "{base}"], 1, "found no `surgery.json`"),
+        (["verify", "{base}x"], 1, "`{base}x`: it does not exist; expected a directory that `surgery apply` made"),
+        (["plan", "wise-ft", "{base}", "{sft}", "--set", "alpha="], 1, "found nothing for `sft`; expected a finite"),
         (["apply", "wise-ft", "{base}", "{sft}", "{base}"], 1, "is, contains or lies inside the input `base`"),
         (["apply", "wise-ft", "{base}", "{sft}", "{base}-o", "--device", "cuda:99"], 1, "device `cuda:99`"),
         (["apply", "wise-ft", "{base}", "{sft}", "{base}-o", "--workers", "0"], 2, "0 is not in the range"),

@@ -26,6 +26,7 @@ _OTHERS = {  # keys of the files of mergekit's other programs: whose they are, a
 _METHOD = "merge_method"
 _SIGNS = ("base_model", "modules", *_OTHERS)  # keys that a recipe of ours does not have
 _LISTS = {"models": "model", "slices": "sources"}  # keys that it has, and what only a map in mergekit's list has
+_ENTRY = re.compile(r" (models|slices\[\d+\]\.sources)\[\d+\]$")  # the place of a model
 _LOOKS = "this looks like a recipe file of mergekit"
 IGNORED = "mergekit ignores it"
 _MISPLACED = {  # what people write where mergekit does not look
@@ -59,11 +60,18 @@ def read_merge_file(read: Source) -> tuple[Source, MergeFile]:
     try:
         return read, validated(MergeFile, read, _wrong_parts)
     except RecipeError as error:
-        raise RecipeError([Fault(fault.where, _for_mergekit(fault.message)) for fault in error.faults]) from None
+        raise RecipeError([_for_mergekit(fault) for fault in error.faults]) from None
 
 
-def _for_mergekit(message: str) -> str:
-    """A message about a document of ours as one about a file of mergekit."""
+def _for_mergekit(fault: Fault) -> Fault:
+    """A fault of a document of ours as one of a file of mergekit."""
+    name = re.fullmatch("found `(.+)`; expected a map", fault.message)
+    if name and _ENTRY.search(fault.where):
+        return Fault(fault.where, f"{fault.message}: `model: {name[1]}`")
+    return Fault(fault.where, _told(fault.message))
+
+
+def _told(message: str) -> str:
     several = "mergekit-multi (once mergekit-mega) runs several merges of one file; this is not supported"
     message = message.replace(SECOND, f"{SECOND}; {several}: give each merge a file of its own, and run them in turn")
     if message.startswith(f"`{_METHOD}` is missing"):

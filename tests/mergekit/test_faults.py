@@ -329,6 +329,17 @@ FAULTS = {
         TIES.replace("model: math", "modl: math"),
         ["merge.yml:4 models[1].modl: unknown key `modl`; did you mean `model`? (mergekit ignores it)"],
     ),
+    "no map": (
+        "models: [a, b]\nmerge_method: linear\n",
+        [
+            "merge.yml:1 models[0]: found `a`; expected a map: `model: a`",
+            "merge.yml:1 models[1]: found `b`; expected a map: `model: b`",
+        ],
+    ),
+    "no map in a slice": (
+        "slices: [{sources: [a]}]\nmerge_method: linear\n",
+        ["merge.yml:1 slices[0].sources[0]: found `a`; expected a map: `model: a`"],
+    ),
     "only parameters": (
         TIES.replace("  - model: math\n    para", "  - para"),
         ["merge.yml:4 models[1]: `model` is missing; expected the path or the hub id of a model"],
