@@ -129,7 +129,7 @@ def test_a_recipe_with_many_mistakes_is_told_all_at_once(run: Run, tmp_path: Pat
         (["plan", "wise-ft", "{base}", "{sft}", "--memory", "12"], 2, "expected a size with its unit"),
         (["plan", "wise-ft", "{base}", "{sft}", "--memory", "100MB"], 1, "raise `--memory` to at least"),
         (["plan", "wise-ft", "{base}"], 1, "found one model; expected 2, for the roles `base`, `sft`"),
-        (["plan", "wise-ft", "{base}"], 1, "`sft`, in this order; `surgery recipes wise-ft` shows what the recipe doe"),
+        (["plan", "wise-ft", "{base}"], 1, "`sft`, in this order; `surgery recipes wise-ft` prints the recipe"),
         (["plan", "wise-fit", "{base}", "{sft}"], 1, "wise-ft"),
         (["plan", "wise-ft", "{base}", "{base}x"], 1, "{base}x"),
         (["recipes", "nonsense"], 1, "nonsense"),
