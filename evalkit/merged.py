@@ -1,4 +1,4 @@
-"""Models with adapters over them as checkpoints that an engine can load: merged once, and kept beside the results."""
+"""Models with adapters over them as checkpoints that an engine can load, beside the results."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ _RECIPE = "merge-adapter"
 def has_adapters(model: Model) -> bool:
     """Whether it is `MODEL+ADAPTER`."""
     return len(split_source(str(model))) > 1
+
+
+def check_mergeable(model: Model) -> None:
+    """Raise any SurgeryError that would come of merging a model and its adapters, but for want of room."""
+    surgery.plan(_RECIPE, [model])
 
 
 def merge(model: Model, place: Path, **resources: Any) -> Path:
