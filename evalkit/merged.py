@@ -18,11 +18,6 @@ def has_adapters(model: Model) -> bool:
     return len(split_source(str(model))) > 1
 
 
-def check_mergeable(model: Model) -> None:
-    """Raise any SurgeryError that would come of merging a model and its adapters, but for want of room."""
-    surgery.plan(_RECIPE, [model])
-
-
 def merge(model: Model, place: Path, **resources: Any) -> Path:
     """Make the checkpoint `place` of a model and its adapters; `resources` are those of `surgery.apply_all`.
 

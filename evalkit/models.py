@@ -13,7 +13,7 @@ from blake3 import blake3
 from evalkit.digest import DIGEST, checkpoint_digest
 from evalkit.engines.base import Model
 from evalkit.errors import EngineError, TaskError
-from evalkit.merged import MERGED, check_mergeable, has_adapters, merge
+from evalkit.merged import MERGED, has_adapters, merge
 from evalkit.store import DIGESTS, label
 from surgery.checkpoint import Checkpoint, open_checkpoint
 from surgery.errors import CheckpointError
@@ -25,10 +25,10 @@ Note = Callable[[str], object]
 def open_models(sources: Sequence[str | Path], engine: str, out: Path, note: Note = lambda _: None) -> list[Model]:
     """Directories and hub ids with the digests of their content; for the engine `openai:URL`, a server's names.
 
-    A model with adapters over it has the digest of what it is made of, and `complete` makes it; here it is found out
-    whether that can be done, and `note` is told what speaks against it. What lies behind a server's name cannot be
-    known: such a digest is that of server and name. Raises CheckpointError, EngineError for a checkpoint that is a
-    single file, TaskError for a model that is named twice, and what `surgery.plan` raises.
+    A model with adapters over it has the digest of what it is made of, and `complete` makes it; here adapters that do
+    not fit are refused, and `note` is told of those that seem to be another model's. What lies behind a server's name
+    cannot be known: such a digest is that of server and name. Raises CheckpointError, EngineError for a checkpoint that
+    is a single file, TaskError for a model that is named twice.
     """
     names = [str(source) for source in sources]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
@@ -76,7 +76,6 @@ def _open(name: str, engine: str, out: Path, note: Note) -> Model:
     if checkpoint.adapters:
         for doubt in checkpoint.notes:
             note(doubt)
-        check_mergeable(name)
     return Model(name, checkpoint_digest(checkpoint, out / DIGESTS), checkpoint.root)
 
 
