@@ -49,8 +49,8 @@ def evaluate(
 
     - `task`, `settings`: the name of a task and its parameters, or a task of your own. A name `lm_eval:NAME` leaves
       prompts and metrics to lm-evaluation-harness: see `evaluate_harness`.
-    - `models`: directories or hub ids, with adapters (`MODEL+ADAPTER`) merged in `out/models` first; for the engine
-      `openai:URL` the names that the server gives its models.
+    - `models`: directories or hub ids, where each with adapters (`MODEL+ADAPTER`) is merged in `out/models` while it is
+      scored; for the engine `openai:URL` the names that the server gives its models.
     - `n` examples of each of `splits` are drawn by `seed` from `part` (see `evalkit.task.PARTS`).
     - `temperature` 0 is greedy; `max_tokens` is of one answer. What is not given here is as the task says.
     - `prompt`: a Jinja file that replaces the task's question; `chat` False sends plain text; `chat_template` is the

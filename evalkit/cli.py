@@ -94,8 +94,8 @@ def evaluate(
     """Score MODELs on TASK, in and out of distribution, and compare them.
 
     TASK is one of `surgery eval --list`, or lm_eval:NAME. Every sample is kept under --out: what is finished is never
-    done twice, and an interrupted run goes on where it was. A MODEL+ADAPTER is merged there first, into a checkpoint
-    that stays.
+    done twice, and an interrupted run goes on where it was. A MODEL+ADAPTER is merged there, into a checkpoint
+    that is removed once it is scored.
     """
     with installed("eval", "eval"):
         from evalkit import api

@@ -9,6 +9,7 @@ from typing import Any
 from blake3 import blake3
 
 from evalkit.store import write_json
+from surgery.adapters.config import CONFIG
 from surgery.checkpoint import Checkpoint
 from surgery.companions import companions
 from surgery.errors import CheckpointError
@@ -26,7 +27,7 @@ def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:
     """
     files = _files(checkpoint)
     known = {} if cache is None else _read(cache)
-    place = str(checkpoint.root.resolve())
+    place = "+".join(str(root.resolve()) for root in (checkpoint.root, *(each.root for each in checkpoint.adapters)))
     try:
         stamps = {name: _stamp(path) for name, path in files.items()}
         entry = known.get(place)
@@ -45,8 +46,9 @@ def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:
 
 
 def _files(checkpoint: Checkpoint) -> dict[str, Path]:
-    """By name, in the order of names."""
+    """By name, in the order of names; those of adapters, too."""
     found = {shard.name: shard.path for shard in checkpoint.shards}
+    found.update((f"{Path(each.file).parent}/{CONFIG}", each.root / CONFIG) for each in checkpoint.adapters)
     for companion in companions(checkpoint, checkpoint, None):
         if companion.path is not None and not companion.name.startswith(_NOT_BEHAVIOUR):
             found[companion.name] = companion.path

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
 from evalkit.engines.base import Completion, Engine, Model, Prompt, Request, Sampling, TokenScore
 from evalkit.harness import Harness
-from evalkit.models import check_unchanged, open_models
+from evalkit.models import check_unchanged, complete, open_models
 from evalkit.progress import Progress
 from evalkit.rendering import Renderer
 from evalkit.settings import Settings
@@ -26,6 +27,7 @@ class OnDemand(Engine):
     def __init__(self, engine: Engine, model: Model, out: Path, progress: Progress) -> None:
         self._engine, self._model, self._out, self._progress = engine, model, out, progress
         self._loaded = False
+        self._files = ExitStack()  # of a model with adapters, for as long as it is asked
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -56,13 +58,14 @@ class OnDemand(Engine):
             yield number, scores
 
     def close(self) -> None:
-        """Nothing: the engine is its owner's."""
+        """Give up the model's files; the engine is its owner's."""
+        self._files.close()
 
     def _ready(self, requests: int) -> Engine:
         if requests:
             self._progress.model(self._model.name, requests, 0)
         if not self._loaded:
-            self.load(self._model, CONTEXT)
+            self.load(self._files.enter_context(complete(self._model, self._out, self._progress.note)), CONTEXT)
             check_unchanged(self._model, self._out)
         return self._engine
 
@@ -87,8 +90,8 @@ def score_harness(
             Renderer(model, chat_template).tokens(({"role": "user", "content": "?"},) if harness.chat else "?")
     scored = []
     for model in models:
-        with store.open(model) as journal:
-            outcome = harness.run(OnDemand(engine, model, out, progress), journal)
+        with store.open(model) as journal, OnDemand(engine, model, out, progress) as asked:
+            outcome = harness.run(asked, journal)
         if outcome.no_room:
             progress.note(f"{model.name}: {outcome.no_room:,} prompts had no room in the context and count as wrong")
         scored.append(Scored(model, generated=outcome.generated, reused=outcome.reused, metrics=outcome.metrics))

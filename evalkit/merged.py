@@ -1,4 +1,4 @@
-"""Models with adapters over them as checkpoints that an engine can load: merged once, and kept beside the results."""
+"""Models with adapters over them as checkpoints that an engine can load, beside the results."""
 
 from __future__ import annotations
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from blake3 import blake3
@@ -10,7 +13,7 @@ from blake3 import blake3
 from evalkit.digest import DIGEST, checkpoint_digest
 from evalkit.engines.base import Model
 from evalkit.errors import EngineError, TaskError
-from evalkit.merged import MERGED, merge
+from evalkit.merged import MERGED, has_adapters, merge
 from evalkit.store import DIGESTS, label
 from surgery.checkpoint import Checkpoint, open_checkpoint
 from surgery.errors import CheckpointError
@@ -22,10 +25,10 @@ Note = Callable[[str], object]
 def open_models(sources: Sequence[str | Path], engine: str, out: Path, note: Note = lambda _: None) -> list[Model]:
     """Directories and hub ids with the digests of their content; for the engine `openai:URL`, a server's names.
 
-    A model with adapters over it is merged into a checkpoint in `out/models`, which stays for the next run; `note` is
-    told. What lies behind a server's name cannot be known: such a digest is that of server and name. Raises
-    CheckpointError, EngineError for a checkpoint that is a single file, TaskError for a model that is named twice, and
-    what `surgery.apply` raises.
+    A model with adapters over it has the digest of what it is made of, and `complete` makes it; here adapters that do
+    not fit are refused, and `note` is told of those that seem to be another model's. What lies behind a server's name
+    cannot be known: such a digest is that of server and name. Raises CheckpointError, EngineError for a checkpoint that
+    is a single file, TaskError for a model that is named twice.
     """
     names = [str(source) for source in sources]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
@@ -36,10 +39,34 @@ def open_models(sources: Sequence[str | Path], engine: str, out: Path, note: Not
 
 def check_unchanged(model: Model, out: Path) -> None:
     """Raise CheckpointError where a checkpoint is no longer the one that was opened: a trainer may write over it."""
-    if model.path is not None and checkpoint_digest(open_checkpoint(model.path), out / DIGESTS) != model.digest:
+    if model.path is None:
+        return
+    checkpoint = open_checkpoint(model.name if has_adapters(model.name) else model.path)
+    if checkpoint_digest(checkpoint, out / DIGESTS) != model.digest:
         raise CheckpointError(
             f"`{model.name}` was changed after this run had begun; run the same command again, once it is written"
         )
+
+
+@contextmanager
+def complete(model: Model, out: Path, note: Note) -> Iterator[Model]:
+    """The model with files that an engine can load, for as long as it is scored.
+
+    Where it has adapters, it is merged into a checkpoint in `out/models`, which is then removed: of many there is one
+    at a time on the disk. `note` is told. Raises what `surgery.apply` does.
+    """
+    if model.path is None or not has_adapters(model.name):
+        yield model
+        return
+    place = out / MERGED / f"{label(model.name)}-{blake3(model.name.encode()).hexdigest()[:8]}"
+    size = show_size(sum(info.nbytes for info in open_checkpoint(model.name).tensors.values()))
+    note(f"{model.name}: engines want one checkpoint; merged into `{place}` ({size}) while it is scored")
+    try:
+        yield replace(model, path=merge(model.name, place))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError):  # others' are there
+            place.parent.rmdir()
 
 
 def _open(name: str, engine: str, out: Path, note: Note) -> Model:
@@ -47,7 +74,8 @@ def _open(name: str, engine: str, out: Path, note: Note) -> Model:
         return Model(name, blake3(f"{engine}\0{name}".encode()).hexdigest()[:DIGEST], None)
     checkpoint = open_for_engine(name)
     if checkpoint.adapters:
-        checkpoint = _merged(name, checkpoint, out, note)
+        for doubt in checkpoint.notes:
+            note(doubt)
     return Model(name, checkpoint_digest(checkpoint, out / DIGESTS), checkpoint.root)
 
 
@@ -59,14 +87,3 @@ def open_for_engine(name: str) -> Checkpoint:
     if not checkpoint.config:
         raise EngineError(f"`{name}` has no `config.json`, which tells how its weights make a model; add it")
     return checkpoint
-
-
-def _merged(name: str, checkpoint: Checkpoint, out: Path, note: Note) -> Checkpoint:
-    """The checkpoint that a model with adapters is merged into, made now unless it lies there."""
-    place = out / MERGED / f"{label(name)}-{blake3(name.encode()).hexdigest()[:8]}"
-    for doubt in checkpoint.notes:
-        note(doubt)
-    if not place.exists():
-        size = show_size(sum(info.nbytes for info in checkpoint.tensors.values()))
-        note(f"{name}: engines want one checkpoint; merged into `{place}` ({size}), which stays until you delete it")
-    return open_checkpoint(merge(name, place))

@@ -12,11 +12,11 @@ from typing import Any
 
 from evalkit.engines.base import Model, Prompt
 from evalkit.errors import EngineError, first_line
+from surgery.tying import TEXT_CONFIGS
 from surgery.wording import quoted
 
 # Keys under which configurations tell how many positions a model has, the nested ones of multimodal models included.
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-_TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
 # What templates take for today (Llama 3.2's write it into every prompt): results must not change overnight. It is the
 # day that Llama 3's own templates fall back to where nobody tells them the date.
 TODAY = datetime(2024, 7, 26)
@@ -177,7 +177,7 @@ class Renderer:
 
     def _configs(self) -> Iterator[Mapping[str, Any]]:
         """The configuration and those of the language model inside it."""
-        for config in (self.config, *(self.config.get(key) for key in _TEXT_CONFIGS)):
+        for config in (self.config, *(self.config.get(key) for key in TEXT_CONFIGS)):
             if isinstance(config, Mapping):
                 yield config
 

@@ -13,7 +13,7 @@ from evalkit.engines.base import Engine, Model
 from evalkit.errors import EngineError
 from evalkit.evaluation import Evaluation
 from evalkit.journal import Journal
-from evalkit.models import check_unchanged, open_models
+from evalkit.models import check_unchanged, complete, open_models
 from evalkit.progress import Progress, Silence
 from evalkit.rendering import Renderer
 from evalkit.room import check_room
@@ -146,13 +146,14 @@ class Scorer(Closing):
                 "name since, choose another `--out`"
             )
         if missing:
-            if model.digest != self._held:
-                self._held = None
-                self._engine.load(model, self._context)
-                self._held = model.digest
-            check_unchanged(model, self._out)
-            self._answer(work)
-            self._score_references(work)
+            with complete(model, self._out, progress.note) as whole:
+                if model.digest != self._held:
+                    self._held = None
+                    self._engine.load(whole, self._context)
+                    self._held = model.digest
+                check_unchanged(model, self._out)
+                self._answer(work)
+                self._score_references(work)
         return self._found(work, missing)
 
     def _found(self, work: _Work, generated: int) -> Scored:

@@ -210,14 +210,22 @@ def _bind(recipe: Recipe, models: Models) -> dict[str, Model]:
     if recipe.named and not isinstance(models, str | Path) and not models:
         return dict(recipe.named)
     roles = list(recipe.models)
-    expected = f"expected {len(roles)}, for the roles {', '.join(f'`{role}`' for role in roles)}, in this order"
     if isinstance(models, Mapping):
         if set(models) != set(roles):
             found = ", ".join(f"`{role}`" for role in models) or "none"
-            raise PlanError([Fault(recipe.origin, f"found models for {found}; {expected}")])
+            raise PlanError([Fault(recipe.origin, f"found models for {found}; {_expected(recipe)}")])
         return {role: models[role] for role in roles}
     if isinstance(models, str | Path) or len(models) != len(roles):
         single = isinstance(models, str | Path) or len(models) == 1
         found = "one model" if single else f"{len(models)} models"
-        raise PlanError([Fault(recipe.origin, f"found {found}; {expected}")])
+        raise PlanError([Fault(recipe.origin, f"found {found}; {_expected(recipe)}")])
     return dict(zip(roles, models, strict=True))
+
+
+def _expected(recipe: Recipe) -> str:
+    """The models that a recipe wants, and where to look."""
+    from surgery.bundled import is_bundled
+    from surgery.wording import quoted
+
+    more = f"; `surgery recipes {recipe.name}` prints the recipe" if is_bundled(recipe.name, recipe.text) else ""
+    return f"expected {len(recipe.models)}, for the roles {quoted(recipe.models)}, in this order{more}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 
 from surgery.anatomy import Stack
 from surgery.checkpoint import Checkpoint
 from surgery.conflicts import Conflicts
 from surgery.layers import LayerRange
 from surgery.recipe import Recipe, Slice
+from surgery.wording import numbered
 
 MAX_LAYERS = 10_000  # of an output: a hundred times what is in use, and planned in seconds
 
@@ -90,7 +91,36 @@ def place(slices: Sequence[Slice], stacks: Mapping[str, Stack], conflicts: Confl
             conflicts.raise_all()
     if not depth:
         conflicts.raise_all()
+    _check_shares(slices, blocks, stacks, conflicts)
     return tuple(blocks)
+
+
+def _check_shares(
+    slices: Sequence[Slice], blocks: Sequence[Block], stacks: Mapping[str, Stack], conflicts: Conflicts
+) -> None:
+    """Percentages that leave layers out or divide them must do so here; of few layers they are rounded to too many.
+
+    `first 75%` and then `last 1` mean fewer layers than there are, and would make three of two. `first 60%` and
+    `last 60%` repeat layers whatever their number is, and so do ranges: they are meant.
+    """
+    for before, block in pairwise(blocks):
+        first, last = slices[before.number][before.first], slices[block.number][block.first]
+        n = stacks[block.first].layers
+        twice = sorted(set(before.layers[before.first]) & set(block.layers[block.first]))
+        if twice and n == stacks[before.first].layers and _shares_one_stack(first, last):
+            conflicts.slices(
+                f"`{before.first}: {first}` and then `{block.first}: {last}` have {numbered(len(twice), 'layer')} of "
+                f"{n} in common ({spell(twice)}), so that they drop none and make the model deeper; name less, or the "
+                f"layers by their numbers",
+                block.number,
+            )
+
+
+def _shares_one_stack(first: LayerRange, last: LayerRange) -> bool:
+    """Whether the two are a beginning and an end, with percentages that add up to no more than the whole."""
+    shares = [each.quantity.percent for each in (first, last) if each.quantity is not None]
+    given = [share for share in shares if share is not None]
+    return (first.kind, last.kind) == ("first", "last") and bool(given) and sum(given) <= 100
 
 
 def _layers(

@@ -36,3 +36,8 @@ def read(name: str, folder: str = "") -> str:
         hint = suggestion(name, names(folder), f"bundled {kind}s")
         raise RecipeError([Fault("", f"found no bundled {kind} {show(name)}; {hint}")])
     return (_directory(folder) / f"{name}{_SUFFIX}").read_text("utf-8")
+
+
+def is_bundled(name: str, text: str) -> bool:
+    """Whether a recipe of this name and text is the bundled one, and not a file of the user's."""
+    return name in names() and read(name) == text

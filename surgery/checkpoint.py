@@ -20,7 +20,7 @@ from surgery.adapters.adapter import Adapter, lay_over, open_adapter
 from surgery.adapters.naming import split_source
 from surgery.errors import CheckpointError
 from surgery.header import read_header, shown
-from surgery.index import SUFFIX, check_index, read_index, read_json
+from surgery.index import SUFFIX, check_index, check_present, read_index, read_json
 from surgery.tying import is_tied
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def _open_directory(root: Path, source: str) -> Checkpoint:
         index = read_index(root / index_name)
         weights = index.shards
         _check_strays(names, weights, index_name, source)
+        check_present(root / index_name, index)
     headers = {name: read_header(root / name) for name in weights}
     if index is not None and index_name is not None:
         check_index(root / index_name, index, headers)

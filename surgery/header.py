@@ -35,6 +35,7 @@ SHOWN = 160  # characters of a value in a message: longer than any tensor's name
 
 _FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_POINTER = b"version "  # the first bytes of what a clone without Git LFS holds; as a length more than any header's
 _DAMAGED = "the file is damaged or not a safetensors file; fetch or save it again"
 
 
@@ -152,6 +153,8 @@ def _header_bytes(path: Path, prefix: bytes, size: int, read: Any) -> bytes:
         raise CheckpointError(f"`{path}` has {size} bytes, too few for a safetensors file; fetch or save it again")
     if prefix[:4] == b"GGUF":
         raise CheckpointError(f"`{path}` is a GGUF file; convert it to safetensors first (transformers: `gguf_file=`)")
+    if prefix == _POINTER:
+        raise CheckpointError(f"`{path}` is what Git LFS has in place of the file; fetch it: `git lfs pull`")
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER:
         raise CheckpointError(f"`{path}` claims a header of {length} bytes, more than {MAX_HEADER}; {_DAMAGED}")

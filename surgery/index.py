@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import CheckpointError
 from surgery.header import open_regular, parse_object, shown
+from surgery.wording import some
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +68,13 @@ def read_index(path: Path) -> Index:
                 )
             plain.add(shard)
     return Index(weight_map, metadata)
+
+
+def check_present(path: Path, index: Index) -> None:
+    """The shards must lie beside their index. Raises CheckpointError."""
+    absent = [shard for shard in index.shards if not os.path.lexists(path.parent / shard)]
+    if absent:
+        raise CheckpointError(f"`{path}` names {some(absent, 'file')} that `{path.parent}` lacks; {_REMEDY}")
 
 
 def check_index(path: Path, index: Index, headers: Mapping[str, Header]) -> None:

@@ -153,9 +153,11 @@ def read_manifest(out: Path) -> Manifest:
     path = out / MANIFEST_FILE
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        found = "it is no directory" if out.exists() else "it does not exist"
+        found = f"found no `{MANIFEST_FILE}`" if out.is_dir() else found
         hint = "expected a directory that `surgery apply` made, with its manifest"
-        raise VerifyError([Fault(f"`{out}`", f"found no `{MANIFEST_FILE}`; {hint}")]) from None
+        raise VerifyError([Fault(f"`{out}`", f"{found}; {hint}")]) from None
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{error.error_count()} fields are wrong"
         message = f"cannot be read as a manifest ({reason}); it was damaged, or written by another version"

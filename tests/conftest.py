@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import struct
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -27,8 +28,11 @@ pytest_plugins = ["tests.smollm2", "tests.browser", "tests.commands"]
 def pytest_configure() -> None:
     """No test, and none of the processes that it starts, uses the decompositions of whoever runs it.
 
-    Examples of Hypothesis have no deadline: how long one takes depends on what else the machine does.
+    Examples of Hypothesis have no deadline: how long one takes depends on what else the machine does. Ctrl-C ends
+    those processes: a shell without job control starts its background with SIGINT ignored, and they would inherit that.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["SURGERY_CACHE"] = "off"
     settings.register_profile("surgery", deadline=None)
     settings.load_profile("surgery")

@@ -56,6 +56,16 @@ def test_each_recipe(name: str) -> None:
     assert "# Expect:" in recipe.text
 
 
+def test_a_file_of_the_same_name_is_not_bundled(tmp_path: Path) -> None:
+    """Name and text are those of the recipe that comes with the package, whatever file it was read from."""
+    text = bundled.read("wise-ft")
+    (tmp_path / "own.yaml").write_text(f"{text}# changed\n")
+    for source, expected in (("wise-ft", True), (tmp_path / "own.yaml", False), (RECIPES / "wise-ft.yaml", True)):
+        recipe = load(source)
+        assert bundled.is_bundled(recipe.name, recipe.text) == expected
+    assert not bundled.is_bundled("other", text)
+
+
 def test_an_unknown_name() -> None:
     """A name that is not bundled gets the nearest that is."""
     with pytest.raises(RecipeError, match="found no bundled recipe `wise_ft`; did you mean `wise-ft`"):

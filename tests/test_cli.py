@@ -129,11 +129,14 @@ def test_a_recipe_with_many_mistakes_is_told_all_at_once(run: Run, tmp_path: Pat
         (["plan", "wise-ft", "{base}", "{sft}", "--memory", "12"], 2, "expected a size with its unit"),
         (["plan", "wise-ft", "{base}", "{sft}", "--memory", "100MB"], 1, "raise `--memory` to at least"),
         (["plan", "wise-ft", "{base}"], 1, "found one model; expected 2, for the roles `base`, `sft`"),
+        (["plan", "wise-ft", "{base}"], 1, "`sft`, in this order; `surgery recipes wise-ft` prints the recipe"),
         (["plan", "wise-fit", "{base}", "{sft}"], 1, "wise-ft"),
         (["plan", "wise-ft", "{base}", "{base}x"], 1, "{base}x"),
         (["recipes", "nonsense"], 1, "nonsense"),
         (["inspect", "{base}/config.json"], 1, "config.json"),
         (["verify", "{base}"], 1, "found no `surgery.json`"),
+        (["verify", "{base}x"], 1, "`{base}x`: it does not exist; expected a directory that `surgery apply` made"),
+        (["plan", "wise-ft", "{base}", "{sft}", "--set", "alpha="], 1, "found nothing for `sft`; expected a finite"),
         (["apply", "wise-ft", "{base}", "{sft}", "{base}"], 1, "is, contains or lies inside the input `base`"),
         (["apply", "wise-ft", "{base}", "{sft}", "{base}-o", "--device", "cuda:99"], 1, "device `cuda:99`"),
         (["apply", "wise-ft", "{base}", "{sft}", "{base}-o", "--workers", "0"], 2, "0 is not in the range"),
@@ -156,6 +159,12 @@ def test_progress_goes_to_stderr(pair: tuple[Path, Path], tmp_path: Path, monkey
     assert result.exit_code == 0
     assert "apply: 100 %, 39 of 39 tensors" in result.stderr
     assert "apply:" not in result.stdout
+
+
+def test_tests_are_run_with_ctrl_c_in_force() -> None:
+    """Also where whoever started them ignores it: their processes would, too."""
+    script = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "True\n"
 
 
 def test_ctrl_c_is_one_message_and_the_work_is_kept(tmp_path: Path) -> None:

@@ -196,6 +196,14 @@ def test_truncated_file_is_refused(content: bytes, tmp_path: Path) -> None:
         read_header(path)
 
 
+def test_a_pointer_of_git_lfs_is_recognised(tmp_path: Path) -> None:
+    """What a clone without Git LFS holds is called what it is."""
+    path = tmp_path / "x.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    with pytest.raises(CheckpointError, match="in place of the file; fetch it: `git lfs pull`"):
+        read_header(path)
+
+
 def test_gguf_content_is_recognised(tmp_path: Path) -> None:
     """A GGUF file under a wrong name is called what it is."""
     path = tmp_path / "x.safetensors"

@@ -111,10 +111,11 @@ def test_a_manifest_that_is_none_is_told(out: Path, text: str) -> None:
 
 
 def test_a_directory_without_a_manifest_is_told(tmp_path: Path) -> None:
-    """Also one that does not exist."""
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(VerifyError, match=r"found no `surgery.json`"):
-            surgery.verify(path)
+    """And so is one that does not exist, or is a file."""
+    (tmp_path / "file").touch()
+    for name, found in ((".", "found no `surgery.json`"), ("nowhere", "it does not exist"), ("file", "it is no direc")):
+        with pytest.raises(VerifyError, match=found):
+            surgery.verify(tmp_path / name)
 
 
 def test_a_manifest_that_names_other_places_is_not_followed(out: Path) -> None:

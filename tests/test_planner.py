@@ -203,7 +203,7 @@ def test_the_number_of_models_must_be_that_of_the_roles(tmp_path: Path) -> None:
     """Too few, too many, or names that are no roles: the message lists the roles in order."""
     base = write(tmp_path / "base", llama(layers=1))
     for models in ([base], [base] * 3, {"base": base, "rl": base}, str(base)):
-        with pytest.raises(PlanError, match="expected 2, for the roles `base`, `sft`, in this order"):
+        with pytest.raises(PlanError, match=r"expected 2, for the roles `base`, `sft`, in this order$"):
             surgery.plan(recipe(restore()), models)
 
 

@@ -532,6 +532,30 @@ def test_slices_that_drop_nothing_are_remarked(
         assert any("nothing is dropped" in remark for remark in bundled) == told
 
 
+@pytest.mark.parametrize(
+    ("layers", "first", "last", "twice"),
+    [
+        (1, "first 75%", "last 1", "1 layer of 1"), (2, "first 75%", "last 1", "1 layer of 2"),
+        (3, "first 50%", "last 50%", "1 layer of 3"), (2, "first 100%", "last 2", "2 layers of 2"),
+        (4, "first 75%", "last 1", ""), (4, "first 50%", "last 50%", ""), (4, "first 60%", "last 60%", ""),
+        (4, "first 3", "last 3", ""), (2, "0-1", "last 1", ""),
+    ],
+)  # fmt: skip
+def test_shares_do_not_make_a_model_deeper(tmp_path: Path, layers: int, first: str, last: str, twice: str) -> None:
+    """Percentages that are rounded to more than all of a few layers are refused; repetition that is meant is not."""
+    base = write(tmp_path / "base", llama(layers=layers), config=config(layers))
+    made = {"name": "drop", "models": ["base"], "slices": [{"base": first}, {"base": last}]}
+    if not twice:
+        surgery.plan(made, [base])
+        return
+    with pytest.raises(PlanError, match=f"{twice} in common") as caught:
+        surgery.plan(made, [base])
+    assert f"`base: {last}`" in str(caught.value)
+    if first == "first 75%":
+        with pytest.raises(PlanError, match="make the model deeper"):
+            surgery.plan("drop-deep-layers", [base])
+
+
 def test_layers_that_share_keys_follow(tmp_path: Path) -> None:
     """The number of layers without keys of their own follows the slices; what that changes is told, or refused."""
     shared = {"num_kv_shared_layers": 2, "layer_types": ["a", "b", "a", "a", "b", "a"]}

@@ -18,7 +18,7 @@ def advantages(
     with its last turn: V_T = 0. So it does where attempts or context have run out, since that is the game and no
     interruption of it: no answer can follow, and nothing be won any more (the setting of arXiv 2501.17161, whose
     number of verifications is fixed). No gradient flows. Raises ValueError for other shapes.
-    Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 16.
+    Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation".
     """
     if rewards.ndim != 1 or rewards.shape != values.shape:
         raise ValueError(

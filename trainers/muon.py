@@ -1,7 +1,7 @@
 """Muon for the matrices inside a network's layers and AdamW for all else, as one optimiser.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of a matrix; its step
-is scaled to the root mean square that AdamW's has (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that the two
+is scaled to the root mean square that AdamW's has (Liu et al. 2025, arXiv 2502.16982), so that the two
 share a learning rate and a weight decay.
 """
 

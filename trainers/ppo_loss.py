@@ -70,7 +70,7 @@ def policy_loss(
     With `ratio="response"` a response is one action, and r = exp(sum over its tokens of new - old); one without
     tokens has r = 1. With `token` each token has its own r = exp(new - old), and the response's advantage.
     `count` is how many ratios the whole minibatch has. Log-ratios are cut to +-`LOG_RATIO`, beyond which there is no
-    gradient. Schulman et al. 2017, eq. 7.
+    gradient. Schulman et al. 2017, the clipped objective.
     """
     log_ratios = (new - old).masked_fill(~mask, 0.0)
     if ratio == "response":
@@ -109,7 +109,7 @@ def kl_penalty(logprobs: torch.Tensor, reference: torch.Tensor, mask: torch.Tens
     """log pi - log pi_ref (B,) of responses by the log-probabilities (B, R) of their tokens, which `mask` (B, R) tells.
 
     Rewards are lowered by it, r - beta (log pi - log pi_ref), which takes beta KL(pi || pi_ref) off in the mean
-    (Ziegler et al. 2019, arXiv 1909.08593, eq. 2). No gradient flows.
+    (Ziegler et al. 2019, arXiv 1909.08593). No gradient flows.
     """
     return (logprobs - reference).detach().masked_fill(~mask, 0.0).sum(dim=1)
 

@@ -20,7 +20,8 @@ class Model:
     """A checkpoint to be scored.
 
     `name` is what the user typed, `digest` names its content (see `evalkit.digest`), `path` is the directory of
-    its files: None for a model that a server holds.
+    its files: None for a model that a server holds; of a model with adapters the base's, until it is merged (see
+    `evalkit.models.complete`).
     """
 
     name: str

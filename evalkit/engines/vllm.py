@@ -14,6 +14,7 @@ from evalkit.engines import vllm_options
 from evalkit.engines.base import Completion, Engine, Finish, Model, Prompt, Request, Sampling, TokenScore
 from evalkit.engines.interchangeable import blueprint, stored_dtype
 from evalkit.engines.stopping import cut, stopped
+from evalkit.engines.vllm_children import ending_with_us
 from evalkit.engines.vllm_log import Log
 from evalkit.engines.vllm_processes import ENDING, Processes
 from evalkit.errors import EngineError
@@ -203,7 +204,6 @@ class VllmEngine(Engine):
             with self._said.taking(), _environment(self._options):
                 self._llm, eager = _engine(str(model.path.absolute()), length, self._options)
                 self._processes.watch(self._llm.llm_engine.engine_core)
-                self._llm.collective_rpc("end_with", args=(os.getpid(),))
         except BaseException as error:
             cause = self._said.cause(error)
             self.close()
@@ -264,19 +264,22 @@ def _engine(path: str, length: int, options: Mapping[str, Any]) -> tuple[Any, bo
     """A running `vllm.LLM`, and whether checkpoints may be put into it."""
     from vllm import LLM
     from vllm.platforms import current_platform
+    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.executor.multiproc_executor import WorkerProc
 
     on_cpu = bool(current_platform.is_cpu())
     defaults: dict[str, Any] = {"enforce_eager": True} if on_cpu else {}
     if stored_dtype(Path(path)) == "float32":
         defaults["dtype"] = "float32"
     chosen = defaults | dict(options) | {"max_model_len": length}
-    llm = LLM(
-        model=path,
-        generation_config="vllm",  # nothing from the checkpoint: sampling is all said with each request
-        worker_extension_cls="evalkit.engines.vllm_worker.EngineExtension",
-        use_tqdm_on_load=False,
-        **chosen,
-    )
+    with ending_with_us(EngineCoreProc, WorkerProc):
+        llm = LLM(
+            model=path,
+            generation_config="vllm",  # nothing from the checkpoint: sampling is all said with each request
+            worker_extension_cls="evalkit.engines.vllm_worker.EngineExtension",
+            use_tqdm_on_load=False,
+            **chosen,
+        )
     swaps = chosen.get("quantization") is None and (chosen.get("enforce_eager") is True or not on_cpu)
     return llm, swaps
 

@@ -14,12 +14,8 @@ This is exact, since 1 w + 0 + ... + 0 is not rounded, so that even the smallest
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,26 +47,6 @@ class EngineExtension:
                 if name not in columns or not _has(layer, columns[name]):
                     stale.append(name)
             return stale
-
-    def end_with(self, process: int) -> None:
-        """End this worker and the engine's core above it when the process of that number ends, however it ends.
-
-        vLLM's own processes notice each other's end but not that of the program that started them: after a
-        `kill -9` they would keep their memory for ever.
-        """
-        backend = self.vllm_config.parallel_config.distributed_executor_backend
-        if backend in ("mp", "uni") and hasattr(os, "pidfd_open"):  # on this machine, with Linux
-            core = os.getppid()  # now: once its parent has ended, a process is given to some other
-            above = None if core == process else os.pidfd_open(core)  # the worker may live in the core's process
-            threading.Thread(target=_follow, args=(os.pidfd_open(process), above), daemon=True).start()
-
-
-def _follow(descriptor: int, above: int | None) -> None:
-    select.select([descriptor], [], [])
-    if above is not None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(above, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _prepared_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:

@@ -96,48 +96,12 @@ def lay_over(
     for module, factors in contents.factors.items():
         laying.add(module, factors)
     if tied is not None:
-        untied = _tie if adapter.config.tied else _untied
-        laying.faults += untied(laying.changed, tensors, heads, *tied)
+        together = laying.tie if adapter.config.tied else laying.check_tied
+        together(heads, *tied)
     faults = [*laying.told(), *laying.faults]
     if faults:
         raise refused(adapter.source, faults)
     return {**tensors, **laying.changed}
-
-
-def _tie(
-    changed: dict[str, TensorInfo],
-    tensors: Mapping[str, TensorInfo],
-    heads: Sequence[str],
-    embedding: str,
-    head: str | None,
-) -> Iterator[Refusal]:
-    """Let the head be what the embedding becomes. PEFT stores one matrix, or one pair of factors, under both names."""
-    if heads and embedding not in changed:
-        yield Refusal(f"it changes {listed(heads)}, and not `{embedding}`, which is to be the same matrix", AGAIN)
-    elif head is not None and embedding in changed:
-        changed[head] = replace(tensors[head], adapted=changed[embedding].adapted)
-
-
-def _untied(
-    changed: Mapping[str, TensorInfo],
-    _: Mapping[str, TensorInfo],
-    heads: Sequence[str],
-    embedding: str,
-    head: str | None,
-) -> Iterator[Refusal]:
-    """Why an embedding and a head that are one matrix would no longer be one."""
-    if heads:
-        yield Refusal(f"it changes {listed(heads)} by itself, which in the base is `{embedding}`", UNTIE)
-    if head is not None and (embedding in changed) != (head in changed):
-        told = f"it changes one of `{embedding}` and `{head}`, which the base stores both and ties to each other"
-        yield Refusal(told, UNTIE)
-    adapted = changed[embedding].adapted if head is None and embedding in changed else None
-    if adapted is not None and adapted.replaced_by is not None:
-        yield Refusal(
-            f"it stores `{embedding}` whole, which the base uses as output head, too; PEFT leaves the head as it was, "
-            "and so the two would no longer be one matrix",
-            UNTIE,
-        )
 
 
 class _Laying:
@@ -194,6 +158,31 @@ class _Laying:
             self._append(found, LowRank(A, B, self._config.scale_of(module), transposed))
         if factors.bias is not None:
             self._shift(module, factors.bias)
+
+    def tie(self, heads: Sequence[str], embedding: str, head: str | None) -> None:
+        """Let the head be what the embedding becomes. PEFT stores one matrix, or one pair of factors, as both."""
+        if heads and embedding not in self.changed:
+            told = f"it changes {listed(heads)}, and not `{embedding}`, which is to be the same matrix"
+            self.faults.append(Refusal(told, AGAIN))
+        elif head is not None and embedding in self.changed:
+            self.changed[head] = replace(self._tensors[head], adapted=self.changed[embedding].adapted)
+
+    def check_tied(self, heads: Sequence[str], embedding: str, head: str | None) -> None:
+        """Find why an embedding and a head that are one matrix would no longer be one."""
+        changed = self.changed
+        if heads:
+            told = f"it changes {listed(heads)} by itself, which in the base is `{embedding}`"
+            self.faults.append(Refusal(told, UNTIE))
+        if head is not None and (embedding in changed) != (head in changed):
+            told = f"it changes one of `{embedding}` and `{head}`, which the base stores both and ties to each other"
+            self.faults.append(Refusal(told, UNTIE))
+        adapted = changed[embedding].adapted if head is None and embedding in changed else None
+        if adapted is not None and adapted.replaced_by is not None:
+            told = (
+                f"it stores `{embedding}` whole, which the base uses as output head, too; PEFT leaves the head as it "
+                "was, and so the two would no longer be one matrix"
+            )
+            self.faults.append(Refusal(told, UNTIE))
 
     def _shift(self, module: str, vector: TensorInfo) -> None:
         found = self._find(f"{module}.bias")

@@ -1,6 +1,6 @@
 """What adapters make of a tensor: W + s B A, added to each piece of W as it is read; free of torch, for plans.
 
-Hu et al. 2021 (arXiv 2106.09685), section 4.1. The product is computed in blocks of whole rows that depend on the
+Hu et al. 2021 (arXiv 2106.09685). The product is computed in blocks of whole rows that depend on the
 tensor's shape alone, so its bits are the same in whatever pieces the tensor is read.
 """
 

@@ -30,7 +30,7 @@ def gauge(comparison: Comparison, out: Path) -> tuple[Path, ...]:
 
     Above, for each layer and key/value head, the share of the squared change that an orthogonal map of the inner space
     explains; below, over the layers, the relative change before and after that alignment and that of the product
-    O V, the mean over heads and their range. A column for each pair. As appendix A of arXiv 2509.12235. Of several
+    O V, the mean over heads and their range. A column for each pair. As an appendix of arXiv 2509.12235. Of several
     attention modules in a layer (to itself, to an encoder) the commonest is shown, and named. Writes `gauge`, and
     nothing where no heads were compared. Raises NotInstalledError and OutputError.
     """

@@ -9,10 +9,10 @@ from typing import Any
 from surgery.document import validated
 from surgery.errors import Fault, RecipeError
 from surgery.mergekit.merge_file import MergeFile
-from surgery.mergekit.methods import KNOWN
+from surgery.mergekit.methods import KNOWN, METHODS
 from surgery.mergekit.yaml_file import read_again
 from surgery.source import Mistake, Path, Source
-from surgery.wording import show
+from surgery.wording import did_you_mean, quoted, show
 from surgery.yaml_source import SECOND
 
 WHOLE = "default"  # how mergekit calls the one module of an architecture that has no others
@@ -23,7 +23,11 @@ _OTHERS = {  # keys of the files of mergekit's other programs: whose they are, a
     "genome": "mergekit-evolve searches for a merge with such a file; this is not supported: write the merge that it "
     "found, or a sweep, `surgery sweep --help`",
 }
-_SIGNS = ("merge_method", "base_model", "modules", *_OTHERS)  # keys that a recipe of ours does not have
+_METHOD = "merge_method"
+_SIGNS = ("base_model", "modules", *_OTHERS)  # keys that a recipe of ours does not have
+_LISTS = {"models": "model", "slices": "sources"}  # keys that it has, and what only a map in mergekit's list has
+_ENTRY = re.compile(r" (models|slices\[\d+\]\.sources)\[\d+\]$")  # the place of a model
+_LOOKS = "this looks like a recipe file of mergekit"
 IGNORED = "mergekit ignores it"
 _MISPLACED = {  # what people write where mergekit does not look
     **dict.fromkeys(KNOWN, "put it under `parameters`"),
@@ -32,8 +36,18 @@ _MISPLACED = {  # what people write where mergekit does not look
 
 
 def is_merge_file(data: object) -> bool:
-    """Whether a document is a file of mergekit, and none of ours."""
-    return isinstance(data, dict) and "steps" not in data and any(sign in data for sign in _SIGNS)
+    """Whether a document is a file of mergekit, and none of ours; it may be one with mistakes."""
+    if not isinstance(data, dict) or "steps" in data:
+        return False
+    return any(sign in data for sign in _SIGNS) or any(
+        did_you_mean(key, [_METHOD]) is not None or _lists_maps(key, value) for key, value in data.items()
+    )
+
+
+def _lists_maps(key: str, value: object) -> bool:
+    """Whether a list has maps such as `model: ...`, where those of ours have names of roles."""
+    parts = value if isinstance(value, list) else []
+    return any(isinstance(part, dict) and _LISTS.get(key) in part for part in parts)
 
 
 def read_merge_file(read: Source) -> tuple[Source, MergeFile]:
@@ -46,15 +60,27 @@ def read_merge_file(read: Source) -> tuple[Source, MergeFile]:
     try:
         return read, validated(MergeFile, read, _wrong_parts)
     except RecipeError as error:
-        raise RecipeError([Fault(fault.where, _for_mergekit(fault.message)) for fault in error.faults]) from None
+        raise RecipeError([_for_mergekit(fault) for fault in error.faults]) from None
 
 
-def _for_mergekit(message: str) -> str:
-    """A message about a document of ours as one about a file of mergekit."""
-    message = message.replace(SECOND, f"{SECOND}; give each merge a file of its own, and run them in turn")
+def _for_mergekit(fault: Fault) -> Fault:
+    """A fault of a document of ours as one of a file of mergekit."""
+    name = re.fullmatch("found `(.+)`; expected a map", fault.message)
+    if name and _ENTRY.search(fault.where):
+        return Fault(fault.where, f"{fault.message}: `model: {name[1]}`")
+    return Fault(fault.where, _told(fault.message))
+
+
+def _told(message: str) -> str:
+    several = "mergekit-multi (once mergekit-mega) runs several merges of one file; this is not supported"
+    message = message.replace(SECOND, f"{SECOND}; {several}: give each merge a file of its own, and run them in turn")
+    if message.startswith(f"`{_METHOD}` is missing"):
+        return f"{message}; {_LOOKS}, which needs one of {quoted(METHODS)}"
     unknown = re.match("unknown key `(.+?)`; ", message)
     if unknown is None or IGNORED in message:
         return message
+    if f"did you mean `{_METHOD}`" in message:
+        return f"{message} ({_LOOKS})"
     advice = _MISPLACED.get(unknown[1])
     return f"{unknown[0]}{advice} ({IGNORED})" if advice else f"{message} ({IGNORED})"
 
@@ -87,6 +113,8 @@ def _neither_or_both(data: Mapping[str, Any], keys: Sequence[str], place: Path) 
     given = [key for key in keys if data.get(key)]
     if len(given) == 1:
         return []
-    found = " and ".join(f"`{key}`" for key in given) or "neither `models` nor `slices`"
-    at = (*place, given[-1]) if given else place
+    empty = [key for key in keys if key in data]
+    nothing = f"nothing in `{empty[0]}`" if empty else "neither `models` nor `slices`"
+    found = " and ".join(f"`{key}`" for key in given) or nothing
+    at = (*place, *(given or empty)[-1:])
     return [Mistake(at, f"found {found}; expected one of `models` and `slices`")]

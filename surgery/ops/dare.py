@@ -40,7 +40,7 @@ class DareLinear(_Dare):
 
     mergekit's scale is |d_i|_1 over the norm of what was kept, the same up to the luck of the draw; the paper's needs
     no look at the whole. What is kept depends on `seed`, role and tensor alone. Source: Yu et al. 2024, Language
-    models are super Mario, arXiv 2311.03099, section 3.
+    models are super Mario, arXiv 2311.03099 (drop and rescale).
     """
 
     op: Literal["dare_linear"]
@@ -49,7 +49,8 @@ class DareLinear(_Dare):
 class DareTies(_Dare):
     """As `dare_linear`, and of the v_i only those are summed whose entry has the elected sign (see `election`).
 
-    Source: Yu et al. 2024, arXiv 2311.03099, section 3, with Yadav et al. 2023, arXiv 2306.01708, section 4.
+    Source: Yu et al. 2024, arXiv 2311.03099, with Yadav et al. 2023, arXiv 2306.01708, the steps Elect and Disjoint
+    Merge.
     """
 
     op: Literal["dare_ties"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def elected_sign(vectors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
-    """e = sign(sum_i c_i v_i), 1 or -1; 1 where the terms cancel. Source: Yadav et al. 2023, section 4.1, step 2."""
+    """e = sign(sum_i c_i v_i), 1 or -1; 1 where the terms cancel. Source: Yadav et al. 2023, the step Elect."""
     total = combination(coefficients, vectors)
     return torch.copysign(total.new_ones(()), total)
 
@@ -29,7 +29,7 @@ def agreeing_sum(
 
     `sign` is e, 1 or -1; w_i has the sign of c_i. An entry of 0 agrees with neither; where nothing agrees, the result
     is 0. The vectors are overwritten: the result is in the memory of the first. With c_i = w_i = 1 it is the disjoint
-    mean of Yadav et al. 2023, section 4.1, step 3.
+    mean of Yadav et al. 2023, arXiv 2306.01708, the step Disjoint Merge.
     """
     total: Tensor | None = None
     divisor = torch.zeros_like(sign) if weights is not None else None

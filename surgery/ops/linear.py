@@ -89,7 +89,7 @@ def _weight(name: str, value: Any) -> float | Graded | str:
         for number in weight.values if isinstance(weight, Graded) else ():
             _sized(name, number)
     else:
-        raise ValueError(f"found `{value}` for `{name}`; expected a finite number or `{REST}`")
+        raise ValueError(f"found {show(value)} for `{name}`; expected a finite number or `{REST}`")
     return weight
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def drop(density: float, uniform: Uniform) -> Sparsifier:
     """Keep each entry with the probability `density`, independently; 1 keeps all, 0 nothing.
 
-    Source: Yu et al. 2024, section 3.2, with density = 1 - p.
+    Source: Yu et al. 2024, arXiv 2311.03099, the step Drop, with density = 1 - p.
     """
     if density >= 1:
         return everything

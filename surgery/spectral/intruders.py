@@ -3,7 +3,7 @@
 Of the earlier singular vectors A (m x h) and the later ones B (m x h'), both with orthonormal columns, b_j is an
 intruder when max_i |cos(a_i, b_j)| < threshold.
 
-Source: Shuttleworth et al. 2024, LoRA vs Full Fine-tuning: An Illusion of Equivalence, arXiv 2410.21228, section 3.
+Source: Shuttleworth et al. 2024, LoRA vs Full Fine-tuning: An Illusion of Equivalence, arXiv 2410.21228.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from safetensors.torch import load_file
 
 from evalkit.engines.base import Completion, Engine, Model, Prompt, Request, Sampling, TokenScore
 from evalkit.errors import EngineError, TaskError
@@ -28,6 +29,7 @@ from evalkit.api import evaluate
 from evalkit.harness import Harness
 from evalkit.harness_model import HarnessModel
 from evalkit.run import seed_of
+from tests.adapters.peft import factors, write_adapter
 from tests.tiny_models import save_tiny
 
 CHOICES = [
@@ -47,6 +49,8 @@ class Oracle(Engine):
         self.answers, self.scores = answers or {}, scores or {}
         self.asked: list[tuple[Any, ...]] = []
         self.dies_after = math.inf
+        self.loaded: list[Model] = []
+        self.weights: list[bytes] = []
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -55,7 +59,10 @@ class Oracle(Engine):
     def versions(self) -> Mapping[str, str]:
         return {}
 
-    def load(self, model: Model, context: int) -> None: ...
+    def load(self, model: Model, context: int) -> None:  # noqa: ARG002 - the interface's
+        self.loaded.append(model)
+        assert model.path is not None
+        self.weights.append((model.path / "model.safetensors").read_bytes())
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         for i, request in reversed(list(enumerate(requests))):
@@ -399,6 +406,20 @@ def test_models_are_scored_and_kept(colours: str, tmp_path: Path, monkeypatch: p
     assert engines[0].asked == []
     assert [(row.generated, row.reused) for row in again.models] == [(0, 6), (0, 6)]
     assert [row.metrics for row in again.models] == [row.metrics for row in report.models]
+
+
+def test_a_model_with_an_adapter_is_merged_while_it_is_asked(
+    colours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine gets the weights that both make, under the model's own name; then they are removed."""
+    tiny = save_tiny(tmp_path / "tiny")
+    model = f"{tiny}+{write_adapter(tmp_path / 'lora', factors(load_file(tiny / 'model.safetensors')))}"
+    oracle = Oracle()
+    monkeypatch.setattr(evalkit.api, "make_engine", lambda *_: oracle)
+    evaluate(f"lm_eval:{colours}", [tiny, model], tmp_path / "out", chat=False, engine="oracle")
+    assert [each.name for each in oracle.loaded] == [str(tiny), model]
+    assert oracle.weights[0] != oracle.weights[1]
+    assert not (tmp_path / "out/models").exists()
 
 
 def test_models_without_tokenizer_are_refused_first(

@@ -348,29 +348,69 @@ class Notes(Silence):
         self.told.append(text)
 
 
-def test_models_with_adapters_are_merged_once(tiny: Path, tmp_path: Path, fake: Fake) -> None:
-    """`MODEL+ADAPTER` is scored as the checkpoint that both make, under its own name; that is told, and stays."""
+class Looking(FakeEngine):
+    """Keeps the weights of what it loads, and what then lies beside them."""
+
+    def __init__(self) -> None:
+        super().__init__(answer)
+        self.weights: list[dict[str, torch.Tensor]] = []
+        self.beside: list[set[str]] = []
+
+    def load(self, model: Model, context: int) -> None:
+        """Read it all."""
+        super().load(model, context)
+        assert model.path is not None
+        self.weights.append(load_file(model.path / "model.safetensors"))
+        self.beside.append({path.name for path in model.path.parent.iterdir()})
+
+
+def test_models_with_adapters_are_merged_one_at_a_time(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`MODEL+ADAPTER` is scored as the checkpoint that both make, under its own name; then that is removed."""
+    base = load_file(tiny / "model.safetensors")
+    scales = {"one": 1.0, "two": -1.0}
+    adapters = {name: {key: c * W for key, W in factors(base).items()} for name, c in scales.items()}
+    models = [f"{tiny}+{write_adapter(tmp_path / name, found)}" for name, found in adapters.items()]
+    engine, notes = Looking(), Notes()
+    monkeypatch.setattr(evalkit.scorer, "make_engine", lambda *_: engine)
+    with Scorer(EVALUATION, tmp_path / "out", notes) as scorer:
+        scored = scorer.score(models)
+    assert [each.model.name for each in scored] == models
+    assert [len(each.samples) for each in scored] == [10, 10]
+    for made, found, beside in zip(engine.weights, adapters.values(), engine.beside, strict=True):
+        for name, W in merged(base, found).items():
+            torch.testing.assert_close(made[name].double(), W, rtol=1e-2, atol=1e-2)
+        assert any(not torch.equal(W, base[name]) for name, W in made.items())
+        assert len(beside) == 1
+    assert not (tmp_path / "out/models").exists()
+    assert ["while it is scored" in told for told in notes.told] == [True, True]
+    again = Notes()
+    with Scorer(EVALUATION, tmp_path / "out", again) as scorer:
+        second = scorer.score(models)
+    assert [(each.samples, each.generated) for each in second] == [(each.samples, 0) for each in scored]
+    assert (len(engine.loaded), again.told) == (2, [])
+
+
+def test_an_adapters_scale_belongs_to_its_content(tiny: Path, tmp_path: Path, fake: Fake) -> None:
+    """Another configuration of the same tensors is another model, which is told apart and scored anew."""
     base = load_file(tiny / "model.safetensors")
     model = f"{tiny}+{write_adapter(tmp_path / 'lora', factors(base))}"
-    engine, notes = fake(), Notes()
-    with Scorer(EVALUATION, tmp_path / "out", notes) as scorer:
-        (first,) = scorer.score([model])
-    assert first.model.name == model
-    assert len(first.samples) == 10
-    assert first.model.path is not None
-    assert first.model.path.parent == tmp_path / "out/models"
-    made, expected = load_file(first.model.path / "model.safetensors"), merged(base, factors(base))
-    for name, W in made.items():
-        torch.testing.assert_close(W.double(), expected[name], rtol=1e-2, atol=1e-2)
-    assert any(not torch.equal(W, base[name]) for name, W in made.items())
-    (told,) = notes.told
-    assert f"merged into `{first.model.path}`" in told
-    assert "stays until you delete it" in told
-    loads, again = len(engine.loaded), Notes()
-    with Scorer(EVALUATION, tmp_path / "out", again) as scorer:
-        (second,) = scorer.score([model])
-    assert (second.samples, second.generated, again.told) == (first.samples, 0, [])
-    shutil.rmtree(tmp_path / "out/models")
-    with Scorer(EVALUATION, tmp_path / "out") as scorer:
-        (third,) = scorer.score([model])
-    assert (third.model.digest, third.generated, len(engine.loaded)) == (first.model.digest, 0, loads)
+    engine = fake()
+    digests = []
+    for alpha in (8, 32):
+        path = tmp_path / "lora/adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": alpha}))
+        with Scorer(EVALUATION, tmp_path / "out") as scorer:
+            digests += [scored.model.digest for scored in scorer.score([model])]
+    assert len(engine.loaded) == len({*digests}) == 2
+
+
+def test_what_cannot_be_merged_is_told_before_anything_is_asked(tiny: Path, tmp_path: Path, fake: Fake) -> None:
+    """Not when the models before it have been scored for an hour."""
+    base = load_file(tiny / "model.safetensors")
+    strange = write_adapter(tmp_path / "lora", {f"x{name}": W for name, W in factors(base).items()})
+    engine = fake()
+    with Scorer(EVALUATION, tmp_path / "out") as scorer, pytest.raises(CheckpointError):
+        scorer.score([tiny, f"{tiny}+{strange}"])
+    assert engine.loaded == []

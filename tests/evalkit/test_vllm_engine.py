@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcome(models: Path) -> Iterator[Result]:
+def outcome(models: Path) -> Result:
     """What the program printed; it is killed without warning, and `left` are those of its processes that stay."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     environment |= SEPARATE
@@ -60,14 +59,18 @@ def outcome(models: Path) -> Iterator[Result]:
         said = process.stderr.read() if not line else ""
     assert line, said
     result: Result = json.loads(line)
-    left = result["processes"]
+    return result | {"left": left_of(result["processes"])}
+
+
+def left_of(pids: list[int]) -> list[int]:
+    """Those processes that do not end by themselves; they are killed."""
     start = time.monotonic()
-    while left and time.monotonic() - start < ENDING:
+    while pids and time.monotonic() - start < ENDING:
         time.sleep(0.2)
-        left = [pid for pid in left if _alive(pid)]
-    yield result | {"left": left}
-    for pid in left:
+        pids = [pid for pid in pids if _alive(pid)]
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    return pids
 
 
 def _alive(pid: int) -> bool:
@@ -78,6 +81,13 @@ def _alive(pid: int) -> bool:
 
 
 vllm = pytest.mark.vllm
+START = """
+import sys
+from pathlib import Path
+from evalkit.engines.base import Model
+from evalkit.engines.vllm import VllmEngine
+VllmEngine({}).load(Model("a", "a", Path(sys.argv[1])), 256)
+"""
 WORKER_FAILED = """\
 (Worker pid=7) ERROR 11-22 ValueError: Unsupported head_dim 24
 (EngineCore pid=6) ERROR Exception: WorkerProc initialization failed. See stack trace for root cause.
@@ -182,6 +192,23 @@ def test_nothing_outlives_a_program_that_was_killed(outcome: Result) -> None:
     """The engine's processes end with the program, whatever ended it."""
     assert len(outcome["processes"]) >= 2
     assert outcome["left"] == []
+
+
+@vllm
+@pytest.mark.parametrize("number", [2, 3])  # with Python's tracker of shared memory: the core, and its worker
+def test_nothing_outlives_a_program_that_was_killed_in_a_start(models: Path, number: int) -> None:
+    """Not even processes that have just begun, and then first import vLLM."""
+    with subprocess.Popen(
+        [sys.executable, "-c", START, str(models / "plain0")], env=os.environ | SEPARATE, stdout=subprocess.DEVNULL
+    ) as process:
+        found: list[int] = []
+        while len(found) < number:
+            assert process.poll() is None
+            time.sleep(0.1)
+            found = program.processes(process.pid)
+        time.sleep(1)  # for the last to have got what it is to do
+        process.kill()
+    assert left_of(found) == []
 
 
 @vllm

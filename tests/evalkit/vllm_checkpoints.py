@@ -89,8 +89,8 @@ class Program:
         result["room"] = [(i, each.finish) for i, each in engine.generate(long, Sampling(max_tokens=5))]
 
 
-def processes() -> list[int]:
-    """The processes below this one."""
+def processes(top: int) -> list[int]:
+    """The processes below one."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -99,15 +99,15 @@ def processes() -> list[int]:
             continue
         if fields[0] != "Z":
             parents[int(path.parent.name)] = int(fields[1])
-    found = {os.getpid()}
+    found = {top}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
-    return sorted(found - {os.getpid()})
+    return sorted(found - {top})
 
 
 def vllm_processes() -> list[int]:
     """Those of vLLM among them."""
-    return [pid for pid in processes() if b"VLLM" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in processes(os.getpid()) if b"VLLM" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def main() -> None:
@@ -119,7 +119,7 @@ def main() -> None:
     program.load("tied0", "tied0, put in again")
     before = vllm_processes()
     program.load("plain1", "plain1, fresh")
-    result["ended"] = [len(before), len(set(before) & set(processes()))]
+    result["ended"] = [len(before), len(set(before) & set(processes(os.getpid())))]
     program.load("plain0", "plain0, put in")
     program.batches()
     program.load("tied1", "tied1, fresh")
@@ -133,7 +133,7 @@ def main() -> None:
         result["death"] = str(error)
     result["after death"] = len(vllm_processes())
     program.load("plain0", "plain0, fresh")
-    result["processes"] = processes()
+    result["processes"] = processes(os.getpid())
     print(json.dumps(result), flush=True)
     time.sleep(600)
 

@@ -54,7 +54,28 @@ FAULTS = {
     ),
     "no method": (
         TIES.replace("merge_method: ties\n", ""),
-        ["merge.yml:1: `merge_method` is missing; expected what to do with the models"],
+        [
+            (
+                "merge.yml:1: `merge_method` is missing; expected what to do with the models; this looks like a recipe "
+                "file of mergekit, which needs one of `linear`, "
+            )
+        ],
+    ),
+    "only models": (
+        "models: [{model: a}, {model: b}]\ndtype: bfloat16\n",
+        ["merge.yml:1: `merge_method` is missing; expected what to do with the models; this looks like a recipe file"],
+    ),
+    "only slices": (
+        "slices: [{sources: [{model: a, layer_range: [0, 4]}]}]\n",
+        ["merge.yml:1: `merge_method` is missing; expected what to do with the models; this looks like a recipe file"],
+    ),
+    "a method with a hyphen": (
+        TIES.replace("merge_method", "merge-method").replace("base_model: base\n", ""),
+        ["merge.yml:6 merge-method: unknown key `merge-method`; did you mean `merge_method`? (this looks like a rec"],
+    ),
+    "a method in one word": (
+        "models: [{model: a}]\nmergemethod: linear\n",
+        ["merge.yml:2 mergemethod: unknown key `mergemethod`; did you mean `merge_method`? (this looks like a rec"],
     ),
     "mixture of experts": (
         "base_model: a\ngate_mode: hidden\nexperts: [{source_model: b, positive_prompts: []}]\n",
@@ -209,6 +230,10 @@ FAULTS = {
         ["merge.yml:2 modules.default.weight: unknown key `weight`; put it under `parameters` (mergekit ignores it)"],
     ),
     "neither": ("merge_method: linear\n", ["merge.yml:1: found neither `models` nor `slices`; expected one of"]),
+    "an empty list": (
+        "merge_method: linear\nmodels: []\n",
+        ["merge.yml:2 models: found nothing in `models`; expected one of `models` and `slices`"],
+    ),
     "both": (
         SLICES + "models: [{model: a}]\n",
         ["merge.yml:1 slices: found `models` and `slices`; expected one of `models` and `slices`"],
@@ -304,6 +329,17 @@ FAULTS = {
         TIES.replace("model: math", "modl: math"),
         ["merge.yml:4 models[1].modl: unknown key `modl`; did you mean `model`? (mergekit ignores it)"],
     ),
+    "no map": (
+        "models: [a, b]\nmerge_method: linear\n",
+        [
+            "merge.yml:1 models[0]: found `a`; expected a map: `model: a`",
+            "merge.yml:1 models[1]: found `b`; expected a map: `model: b`",
+        ],
+    ),
+    "no map in a slice": (
+        "slices: [{sources: [a]}]\nmerge_method: linear\n",
+        ["merge.yml:1 slices[0].sources[0]: found `a`; expected a map: `model: a`"],
+    ),
     "only parameters": (
         TIES.replace("  - model: math\n    para", "  - para"),
         ["merge.yml:4 models[1]: `model` is missing; expected the path or the hub id of a model"],
@@ -318,7 +354,16 @@ FAULTS = {
     ),
     "several documents": (
         f"name: one\n{TIES}---\nname: two\n{TIES}",
-        ["merge.yml:9: a second document starts here; expected one; give each merge a file of its own, and run them"],
+        [
+            (
+                "merge.yml:9: a second document starts here; expected one; mergekit-multi (once mergekit-mega) runs "
+                "several merges of one file; this is not supported: give each merge a file of its own, and run them"
+            )
+        ],
+    ),
+    "several documents without a method": (
+        "name: one\nmodels: [{model: a}]\n---\nname: two\n",
+        ["merge.yml:1: `merge_method` is missing", "merge.yml:3: a second document starts here; expected one; mergek"],
     ),
     "an anchor below": (
         TIES.replace("base_model: base", "base_model: *m").replace("merge_method: ties", "merge_method: &m ties"),

@@ -12,17 +12,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-import surgery
 from surgery.recipe import load
-from tests.pairs import LLAMA_CONFIG, llama, read, write
-from tests.tiny_tokenizers import save, words
+from tests.mergekit.token_models import EMBEDDING, HEAD, TOKENIZERS, write_models
+from tests.pairs import read
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-TOKENIZERS = {
-    "base": words(["?", "a", "b", "c"], ["<pad>"]),
-    "sft": words(["?", "b", "a", "d"], ["<end>"]),
-    "math": words(["?", "c", "a", "e"], ["<pad>"]),
-}
+NAMES = ("base", "sft", "math")
 TASK_ARITHMETIC = """\
 models:
   - {model: MODELS/sft, parameters: {weight: 0.3}}
@@ -55,31 +49,12 @@ GIVEN: dict[str, tuple[Row, bool]] = {
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three models whose tokens differ; base has a row of padding."""
-    root = tmp_path_factory.mktemp("models")
-    for seed, (name, tokenizer) in enumerate(TOKENIZERS.items()):
-        rows = tokenizer.get_vocab_size() + (name == "base")
-        config = {**LLAMA_CONFIG, "vocab_size": rows, "num_hidden_layers": 1}
-        write(root / name, llama(seed=seed, layers=1, vocabulary=rows, dtype=torch.float32), config=config)
-        save(tokenizer, root / name)
-    return root
-
-
-@pytest.fixture
-def run(models: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Runs a file whose models are those; where the output lies."""
-
-    def made(section: str) -> Path:
-        (tmp_path / "merge.yml").write_text((TASK_ARITHMETIC + section).replace("MODELS", str(models)))
-        surgery.apply(tmp_path / "merge.yml", (), tmp_path / "out")
-        surgery.verify(tmp_path / "out")
-        return tmp_path / "out"
-
-    return made
+    return write_models(tmp_path_factory.mktemp("models"), NAMES, 1, base=1)
 
 
 def expected(models: Path, name: str, tokens: list[str], given: Mapping[str, tuple[Row, bool]], rows: int) -> Tensor:
     """Each model's rows: its own, else as given, else the base's, else that of the one that has it; then padding."""
-    ids = {model: tokenizer.get_vocab(with_added_tokens=True) for model, tokenizer in TOKENIZERS.items()}
+    ids = {model: TOKENIZERS[model].get_vocab(with_added_tokens=True) for model in NAMES}
     W = {model: read(models / model)[name].double() for model in ids}
 
     def row(model: str, token: str) -> Tensor:
@@ -110,7 +85,7 @@ def expected(models: Path, name: str, tokens: list[str], given: Mapping[str, tup
 )
 def test_rows(section: str, tokens: str, rows: int, run: Callable[[str], Path], models: Path) -> None:
     """Of tokens, given and not, and of padding, the mean of each model's rows; ids, added tokens and config follow."""
-    out = run(f"{section}\n")
+    out = run(f"{TASK_ARITHMETIC}{section}\n")
     found, given = read(out), GIVEN if "tokens" in section else {}
     ids = Tokenizer.from_file(str(out / "tokenizer.json")).get_vocab(with_added_tokens=True)
     assert sorted(ids, key=lambda token: ids[token]) == tokens.split()

@@ -15,16 +15,10 @@ import surgery
 from surgery.errors import PlanError
 from surgery.mergekit import Converted, convert
 from surgery.yaml_source import read_yaml
-from tests.pairs import LLAMA_CONFIG, llama, read, write
-from tests.tiny_tokenizers import save, words
+from tests.mergekit.token_models import EMBEDDING, HEAD, TOKENIZERS, write_models
+from tests.pairs import read, write
 
-EMBEDDING, HEAD, MATRIX = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.mlp.up_proj.weight"
-TOKENIZERS = {
-    "base": words(["?", "a", "b", "c"], ["<pad>"]),
-    "sft": words(["?", "b", "a", "d"], ["<end>"]),
-    "math": words(["?", "c", "a", "e"], ["<pad>"]),
-    "code": words(["?", "d", "a"], ["<end>"]),
-}
+MATRIX = "model.layers.0.mlp.up_proj.weight"
 Rows = dict[str, Tensor]  # by token
 Merge = Callable[[Mapping[str, Tensor]], Tensor]  # of the tensors of all models
 
@@ -32,26 +26,7 @@ Merge = Callable[[Mapping[str, Tensor]], Tensor]  # of the tensors of all models
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four models of two layers whose tokens differ in number and order; math has two rows of padding."""
-    root = tmp_path_factory.mktemp("models")
-    for seed, (name, tokenizer) in enumerate(TOKENIZERS.items()):
-        rows = tokenizer.get_vocab_size() + (2 if name == "math" else 0)
-        config = {**LLAMA_CONFIG, "vocab_size": rows, "num_hidden_layers": 2, "rope_theta": seed}
-        write(root / name, llama(seed=seed, layers=2, vocabulary=rows, dtype=torch.float32), config=config)
-        save(tokenizer, root / name)
-    return root
-
-
-@pytest.fixture
-def run(models: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Runs a file whose models are those; where the output lies."""
-
-    def made(text: str) -> Path:
-        (tmp_path / "merge.yml").write_text(text.replace("MODELS", str(models)))
-        surgery.apply(tmp_path / "merge.yml", (), tmp_path / "out")
-        surgery.verify(tmp_path / "out")
-        return tmp_path / "out"
-
-    return made
+    return write_models(tmp_path_factory.mktemp("models"), list(TOKENIZERS), 2, math=2)
 
 
 def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:

@@ -92,7 +92,7 @@ def test_map_and_list_are_the_same_operation():
         ({"models": ["base", "sft"], "weights": {"base": 1}}, "expected one for each of `models`: `base`, `sft`"),
         ({"models": ["base"], "weights": {"base": 1, "sft": 1}}, "found weights for `base`, `sft`"),
         ({"models": ["base"], "weights": "0.5"}, "found `0.5`; expected a number, a list in the order of `models`"),
-        ({"models": ["base"], "weights": [True]}, "found `True` for `base`"),
+        ({"models": ["base"], "weights": [True]}, "found `true` for `base`"),
         ({"models": ["base"], "weights": [float("inf")]}, "found `inf` for `base`"),
         ({"models": ["base"], "weights": [1e40]}, "found `1e\\+40` for `base`; expected at most 3.4e\\+38 in size"),
         ({"models": ["base"], "weights": [-(10**400)]}, "found an integer of too many digits for `base`; expected at"),

@@ -17,7 +17,7 @@ STATE = 16  # bytes a parameter: weights, gradients and the two moments of Adam,
 KEPT_STATE = 12  # bytes a parameter of what a killed run goes on from: weights and moments
 LOADED = 4  # bytes a parameter that each process holds while the weights are loaded and divided
 # Bytes that a layer keeps for the backward pass, a token and a unit of its width, in 16 bits (Korthikanti et al. 2022,
-# arXiv 2205.05198, section 4, without the attention matrix, which fused kernels do not keep); twice that in float32.
+# arXiv 2205.05198, without the attention matrix, which fused kernels do not keep); twice that in float32.
 ACTIVATIONS = 34
 BOUNDARY = 2  # the same for what gradient checkpointing keeps: a layer's input
 LOGITS = 12  # bytes a logit: it, its log-probability and its gradient in float32
