@@ -71,7 +71,7 @@ class DellaLinear(_Della):
     The paper divides each entry by its probability; here, as in mergekit, the whole has one scale, |d_i|_1 over the
     norm of what was kept. A vector is one row; rows of a stack of experts lie along its last dimension. Density 1 keeps
     all, whatever epsilon. What is kept depends on `seed`, role and tensor alone. Source: Deep et al. 2024, arXiv
-    2406.11617, section 3.1.
+    2406.11617.
     """
 
     op: Literal["della_linear"]
@@ -82,7 +82,7 @@ class Della(_Della):
     divided by the sum of their weights.
 
     Source: Deep et al. 2024, DELLA-Merging: reducing interference in model merging through magnitude-based sampling,
-    arXiv 2406.11617, section 3.
+    arXiv 2406.11617.
     """
 
     op: Literal["della"]
