@@ -177,7 +177,7 @@ class TensorPlan:
         """
         partners = self.partners.kept if self.partners is not None else 0
         made = 4 * self.slot.elements if self.kept_after else 0
-        return partners + made + sum(op.kept(self.slot.elements) for op in self.ops)
+        return partners + made + sum(op.kept(self.slot.shape) for op in self.ops)
 
     @property
     def workspace(self) -> int:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from surgery.ops.whole import Edit, Piece, Whole
 
 FENCE = 1.5  # how many interquartile ranges above the median importance is outstanding
-DIVERGENCES_BYTES = 4 << 20  # kept, one number a row: for a million rows, more than any vocabulary has
 LARGEST_EXPONENT = 80.0  # whose power float32 holds; weights that differ by as much are not told apart from broken ones
 
 
@@ -47,17 +46,25 @@ class ArceeFusion(TaskVectorOp):
         return 3
 
     def prepare(self, whole: Whole) -> Edit:
+        import torch
+
         from surgery.ops.magnitudes import Magnitudes
 
-        known: dict[int, Tensor] = {}  # by the piece's offset
+        n, columns = whole.elements, whole.shape[-1] if whole.shape else 1
+        divergences = torch.empty(
+            n // columns if n else 0, dtype=torch.float64
+        )  # one block: crumbs would split the heap
+        known: set[int] = set()  # offsets of pieces
 
         def scores(piece: Piece) -> Tensor:
             b, (d,) = self.task_vectors(piece)
+            row = piece.first // columns
+            found = divergences[row : row + len(d)]
             if piece.first not in known:
-                known[piece.first] = row_divergences(self.merged(piece)[0], b)
-            return d.abs_().mul_(known[piece.first].unsqueeze(-1))
+                known.add(piece.first)
+                found.copy_(row_divergences(self.merged(piece)[0], b))
+            return d.abs_().mul_(found.to(d).unsqueeze(-1))
 
-        n = whole.elements
         threshold = 0.0
         if n:
             ranks = [n - k * (n - 1) // 4 for k in (1, 2, 3)]
@@ -65,14 +72,17 @@ class ArceeFusion(TaskVectorOp):
             threshold = median + FENCE * (q3 - q1)
 
         def edit(piece: Piece) -> Tensor:
-            found = scores(piece).float()
-            merged = of_role(piece, self.base).where(found < threshold, self.merged(piece)[0])
-            return merged.masked_fill_(found.isfinite().logical_not_(), math.nan)  # a broken model is not passed over
+            found = scores(piece)
+            merged = of_role(piece, self.base).where(found.float() < threshold, self.merged(piece)[0])
+            return merged.sub_(found.mul_(0))  # NaN where a score is none: a broken model is not passed over
 
         return edit
 
     def workspace(self, shape: tuple[int, ...]) -> int:
-        return 4 * 8 * math.prod(shape) + DIVERGENCES_BYTES + 2 * COUNTS_BYTES
+        return 4 * 8 * math.prod(shape) + 2 * COUNTS_BYTES
+
+    def kept(self, shape: tuple[int, ...]) -> int:
+        return 8 * math.prod(shape[:-1])
 
     def flops(self, shape: tuple[int, ...]) -> int:
         return 40 * math.prod(shape)

@@ -123,8 +123,8 @@ class Op(BaseModel):
         """
         return {}
 
-    def kept(self, elements: int) -> int:  # noqa: ARG002 - for those who override it
-        """Bytes that what `prepare` returns keeps of a whole tensor of so many elements."""
+    def kept(self, shape: tuple[int, ...]) -> int:  # noqa: ARG002 - for those who override it
+        """Bytes that what `prepare` returns keeps of a whole tensor of this shape."""
         return 0
 
     def workspace(self, shape: tuple[int, ...]) -> int:

@@ -42,8 +42,8 @@ class _Della(SparseTaskVectorSum):
             for role, density, epsilon in zip(self.models, self.density, self.epsilon, strict=True)
         ]
 
-    def kept(self, elements: int) -> int:
-        return len(self.models) * -(-elements // 8) if self.passes > 1 else 0
+    def kept(self, shape: tuple[int, ...]) -> int:
+        return len(self.models) * -(-math.prod(shape) // 8) if self.passes > 1 else 0
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         from surgery.ops.magprune import BLOCK

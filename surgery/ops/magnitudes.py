@@ -56,8 +56,9 @@ class Magnitudes:
             vectors = self._vectors(piece)
             for i, measured in groupby(lower, key=itemgetter(0)):
                 bits = bits_of_magnitude(vectors[i])
+                upper = bits >> LOWER_BITS
                 for key in measured:
-                    inside = bits[(bits >> LOWER_BITS) == key[1]]
+                    inside = bits[upper == key[1]]
                     lower[key] += _counts(inside & (LOWER - 1), LOWER)
         return [
             [_magnitude(bin_ << LOWER_BITS | _place(lower[i, bin_], left)[0]) for bin_, left in found]
