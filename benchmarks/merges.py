@@ -1,12 +1,13 @@
 """Every method that mergekit has, run by both on one file: time, peak memory, and how far the results agree.
 
-    python benchmarks/merges.py --directory /big/disk [--layers 4] [--runs 1] [--only ties slerp]
+    python benchmarks/merges.py --directory /big/disk [--layers 4] [--runs 1] [--only ties slerp] [--dtype float32]
 
 Makes its own inputs below the directory, a base and two models made from it with the shapes of a Llama of 1.2 billion
 parameters, and an environment with mergekit 0.1.5. Each file is run by `mergekit-yaml` and by `surgery apply`, in
 processes of their own. Prints a table: times, their ratio, peak resident memory, its ratio, the share of entries that
 are more than one unit of bf16 apart, the distance of the results, and the length of our change of the base, both
-relative to that of mergekit's change.
+relative to that of mergekit's change. `--dtype` is that of the files: mergekit computes in it, so that float32 tells
+differences of the formulas from those of its rounding.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--mergekit", type=Path, help="an environment that has it; default: one is made")
     options = parser.parse_args()
     root: Path = options.directory
@@ -63,8 +65,10 @@ def main() -> None:
     models = {name: place / name for name in ("base", "one", "two")}
     _beside("synthetic.py", place, str(options.layers), "one", "two")
     mergekit = options.mergekit or _mergekit(root / "mergekit")
-    rows = (compare(method, models, root, mergekit, options.runs) for method in options.only)
-    print(f"{options.layers} layers, {_size(models['base']) / 1e9:.2f} GB a model, bf16, runs: {options.runs}")
+    files = (configuration(method, models, options.dtype) for method in options.only)
+    rows = (compare(file, models, root, mergekit, options.runs) for file in files)
+    size = f"{_size(models['base']) / 1e9:.2f} GB a model in bf16"
+    print(f"{options.layers} layers, {size}, merged in {options.dtype}, runs: {options.runs}")
     columns = "method | mergekit | surgery | times faster | memory: mergekit | surgery | times smaller"
     print(f"| {columns} | > 1 unit | distance | length |")
     print("|---" * 10 + "|")
@@ -91,10 +95,10 @@ class Row:
         return f"| {self.method} | {times} | {memory} | {agreement} | {self.distance:.4f} | {self.length:.4f} |"
 
 
-def compare(method: str, models: dict[str, Path], root: Path, mergekit: Path, runs: int) -> Row:
+def compare(file: dict[str, Any], models: dict[str, Path], root: Path, mergekit: Path, runs: int) -> Row:
     """Both on one file, and how far their results are apart."""
-    path, ours, theirs = root / f"{method}.yml", root / "ours", root / "theirs"
-    path.write_text(json.dumps(configuration(method, models)))  # JSON is YAML
+    path, ours, theirs = root / "merge.yml", root / "ours", root / "theirs"
+    path.write_text(json.dumps(file))  # JSON is YAML
     measured = []
     for out, command in (
         (theirs, [mergekit / "bin" / "mergekit-yaml", path, theirs, "--no-copy-tokenizer", "--quiet"]),
@@ -110,13 +114,13 @@ def compare(method: str, models: dict[str, Path], root: Path, mergekit: Path, ru
     agreement = map(float, _beside("agreement.py", theirs, ours, models["base"]).split())
     for out in (ours, theirs):
         shutil.rmtree(out)
-    return Row(method, *measured, *agreement)
+    return Row(file["merge_method"], *measured, *agreement)
 
 
-def configuration(method: str, models: dict[str, Path]) -> dict[str, Any]:
+def configuration(method: str, models: dict[str, Path], dtype: str) -> dict[str, Any]:
     """A file of mergekit's."""
     base, one, two = (str(models[name]) for name in ("base", "one", "two"))
-    made: dict[str, Any] = {"merge_method": method, "dtype": "bfloat16", "parameters": SHARED.get(method, {})}
+    made: dict[str, Any] = {"merge_method": method, "dtype": dtype, "parameters": SHARED.get(method, {})}
     if method == "passthrough":
         return {**made, "models": [{"model": one, "parameters": {"scale": 0.9}}]}
     if method in ("slerp", "nearswap", "arcee_fusion"):
