@@ -28,12 +28,16 @@ IGNORED = "mergekit ignores it"
 _MISPLACED = {  # what people write where mergekit does not look
     **dict.fromkeys(KNOWN, "put it under `parameters`"),
     "revision": "write `model: org/name@REVISION`",
+    "lora": "write `model: MODEL+ADAPTER`",
 }
 
 
 def is_merge_file(data: object) -> bool:
-    """Whether a document is a file of mergekit, and none of ours."""
-    return isinstance(data, dict) and "steps" not in data and any(sign in data for sign in _SIGNS)
+    """Whether a document is a file of mergekit, and none of ours, whose `models` are names."""
+    if not isinstance(data, dict) or "steps" in data:
+        return False
+    models = data.get("models")
+    return any(sign in data for sign in _SIGNS) or (isinstance(models, list) and any(isinstance(m, dict) for m in models))
 
 
 def read_merge_file(read: Source) -> tuple[Source, MergeFile]:
