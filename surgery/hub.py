@@ -13,7 +13,7 @@ FETCHED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.py", "*.jinja", "*.
 IGNORED = ["*/*", "consolidated*", "adapter_model.safetensors"]
 ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
 
-_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
+_HUB_ID = re.compile(r"(?P<id>(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|gguf|json|ya?ml)$")
 
@@ -21,8 +21,8 @@ _FILE = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|gguf|json|ya?ml)$")
 def parse_hub_id(source: str) -> tuple[str, str | None] | None:
     """Split `org/name[@revision]`; None for anything that is no hub id, or is more likely a path.
 
-    `models/sft` where a directory `models` exists, and whatever ends like a file, are mistyped paths; a
-    revision says that the hub is meant.
+    `models/sft` where a directory `models` exists, one word, and whatever ends like a file, are mistyped paths; a
+    revision says that the hub is meant, as in `gpt2@main` (some old repositories belong to no organisation).
     """
     match = _HUB_ID.fullmatch(source)
     if match is None or _FILE.search(match["id"]):

@@ -28,6 +28,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("org/name@refs/pr/3", ("org/name", "refs/pr/3")),
         (f"org/name@{COMMIT}", ("org/name", COMMIT)),
         ("name", None),
+        ("name@main", ("name", "main")),
         ("org/name/sub", None),
         ("org/", None),
         ("/name", None),
@@ -46,7 +47,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def test_parse_hub_id(
     source: str, parsed: tuple[str, str | None] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`org/name[@revision]` is a hub id unless it ends like a file, or is like a path here without a revision."""
+    """`org/name[@revision]` is a hub id unless it ends like a file, or is like a path here, or one word, without a
+    revision.
+    """
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     assert hub.parse_hub_id(source) == parsed

@@ -15,6 +15,7 @@ from surgery.mergekit.converted import Converted
 from surgery.mergekit.groups import Group, groups_of
 from surgery.mergekit.merge_file import MergeFile
 from surgery.mergekit.methods import KNOWN, METHODS, Method
+from surgery.mergekit.names import located
 from surgery.mergekit.names import roles as roles_of
 from surgery.mergekit.reading import IGNORED, read_merge_file
 from surgery.mergekit.remarks import remarks_of
@@ -25,7 +26,8 @@ from surgery.mergekit.tokens import tokens_of
 from surgery.source import Mistake, Path, Source
 from surgery.wording import show, suggestion
 
-OLDER = ("embed_slerp",)  # parameters of earlier versions, which files on the hub still have
+# Parameters of earlier versions and of mergekit-evolve, which files on the hub still have.
+OF_OTHERS = ("embed_slerp", "smooth", "allow_negative_weights")
 VERSION = "0.1.5"
 
 
@@ -89,7 +91,7 @@ class _Conversion:
         file = replace(self.read, origin=FilePath(self.read.origin).name)  # where it lies is nobody else's business
         notes = file.faults(Mistake(path, message) for path, message in self.notes.items())
         above = [f"Converted from {file.origin}, a recipe file of mergekit.", *map(str, notes)]
-        models = {role: model for model, role in self.roles.items()}
+        models = {role: located(model) for model, role in self.roles.items()}
         beside: dict[Path, str] = {("models", i): _shown(model) for i, model in enumerate(models.values())}
         beside["start",] = "the output gets its config and tokenizer, and is divided into files like it"
         return Converted(
@@ -144,7 +146,7 @@ class _Conversion:
         """Parameters that mergekit does not know are mistakes; of those that it does not look at there are notes."""
         for place, settings, owner, base in self._settings():
             for name in settings:
-                if name in OLDER:
+                if name in OF_OTHERS:
                     self.notes[*place, name] = f"no effect, in mergekit {VERSION} either"
                 elif name not in KNOWN:
                     hint = suggestion(name, sorted(KNOWN), "the parameters are")

@@ -33,9 +33,9 @@ class Method:
     """A merge method; its operation has the same name.
 
     base: `none`, the base is a model like the others; `optional`, `needed`, it is what task vectors are taken from;
-    `first`, it is the first of the two models that are merged. least, most: how many models, the base not counted
-    (with `none` it counts). without_effect: parameters that mergekit accepts and that change nothing here, and why.
-    respell: makes of the step's fields those of the operation.
+    `first`, it is the first of the two models that are merged. least, most: how many models, the base not counted (with
+    `none` it counts); with no task vectors, where `least` is 0, the result is the base. without_effect: parameters that
+    mergekit accepts and that change nothing here, and why. respell: makes of the step's fields those of the operation.
     """
 
     base: Base
@@ -64,7 +64,7 @@ def _task_vectors(*more: Parameter, normalize: bool = False, rescale: bool = Fal
         Parameter("rescale", "rescale", "flag", default=rescale),
         Parameter("lambda", "lambda", default=1.0),
     )
-    return Method("needed", parameters, without_effect=(_INT8_MASK,), random=random)
+    return Method("needed", parameters, least=0, without_effect=(_INT8_MASK,), random=random)
 
 
 def _angles(fields: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +121,7 @@ METHODS: dict[str, Method] = {
             Parameter("normalize", "normalize", "flag", default=False),
             Parameter("lambda", "lambda", default=1.0),
         ),
+        least=0,
         without_effect=(_INT8_MASK, ("density", _NOTHING_DROPPED), ("rescale", _NOTHING_DROPPED)),
     ),
     "ties": _task_vectors(normalize=True),
@@ -130,10 +131,12 @@ METHODS: dict[str, Method] = {
     "breadcrumbs_ties": _task_vectors(_GAMMA),
     "della": _task_vectors(_EPSILON, normalize=True, rescale=True, random=True),
     "della_linear": _task_vectors(_EPSILON, rescale=True, random=True),
-    "sce": Method("needed", (Parameter("select_topk", "select_topk", default=1.0),), without_effect=(_INT8_MASK,)),
-    "ram": Method("needed", (_THRESHOLD,)),
+    "sce": Method(
+        "needed", (Parameter("select_topk", "select_topk", default=1.0),), least=0, without_effect=(_INT8_MASK,)
+    ),
+    "ram": Method("needed", (_THRESHOLD,), least=0),
     "ramplus_tl": Method(
-        "needed", (Parameter("r", "r", default=0.1), Parameter("alpha", "alpha", default=0.2), _THRESHOLD)
+        "needed", (Parameter("r", "r", default=0.1), Parameter("alpha", "alpha", default=0.2), _THRESHOLD), least=0
     ),
     "model_stock": Method("needed", (Parameter("filter_wise", "filter_wise", "flag", default=False),), least=2),
     "nearswap": Method("needed", (Parameter("t", "t", needed=True),), most=1),

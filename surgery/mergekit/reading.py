@@ -32,6 +32,7 @@ IGNORED = "mergekit ignores it"
 _MISPLACED = {  # what people write where mergekit does not look
     **dict.fromkeys(KNOWN, "put it under `parameters`"),
     "revision": "write `model: org/name@REVISION`",
+    "lora": "write `model: MODEL+ADAPTER`",
 }
 
 

@@ -51,6 +51,8 @@ def make_step(name: str, method: Method, group: Group, roles: Mapping[str, str],
     step.mistakes += _wrong_models(name, method, group, base, merged)
     if step.mistakes:
         return step
+    if base is not None and not merged:
+        return Step({"op": "passthrough", "models": [roles[base.model]]}, span)
     if base is not None and method.base == "first":
         merged.insert(0, base)
     elif base is not None and method.base != "none":

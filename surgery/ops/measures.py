@@ -21,8 +21,8 @@ def gram(whole: Whole, vectors: Vectors) -> np.ndarray:
     """The inner products G[i, j] = <v_i, v_j> of the tensors that `vectors` gives of each piece, taken as vectors.
 
     Float64, [k, k]. Products within a piece are summed in the dtype of the arithmetic, float32 mostly, and pieces in
-    float64: relative to |v_i| |v_j| the error is about 1e-6. (`torch.norm` sums in float32 throughout: it makes a tensor
-    of 2^26 entries 0.6 % too short, an embedding of 2.6e8 entries 4 %.)
+    float64: relative to |v_i| |v_j| the error is about 1e-6. (`torch.norm` sums in float32 throughout: a tensor of
+    2^26 entries it makes 0.6 % too short, an embedding of 2.6e8 entries 4 %.)
     """
     total: dict[tuple[int, int], float] = {}
     for piece in whole.pieces():

@@ -97,8 +97,8 @@ parameters: {{t: 0.25}}
 )
 def test_spellings_with_revisions(reference: str, expected: str):
     """All that mergekit reads."""
-    found = converted(f"models: [{{model: {reference}}}, {{model: c}}]\nmerge_method: karcher\n").models
-    assert [*found.values()] == [expected, "c"]
+    found = converted(f"models: [{{model: {reference}}}, {{model: org/c}}]\nmerge_method: karcher\n").models
+    assert [*found.values()] == [expected, "org/c"]
     assert [*found] == ["lora" if "lora" in expected else "a", "c"]
 
 

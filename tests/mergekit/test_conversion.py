@@ -321,17 +321,26 @@ def test_of_absolute_paths_the_text_has_the_last_part(path: str):
 
 def test_a_model_may_be_spelt_out():
     """As mergekit's own output does it."""
-    text = "models: [{model: {model: {path: org/a, revision: main}}}, {model: {model: c}}]\nmerge_method: karcher\n"
-    assert converted(text).models == {"a": "org/a@main", "c": "c"}
+    text = "models: [{model: {model: {path: org/a, revision: main}}}, {model: {model: org/c}}]\nmerge_method: karcher\n"
+    assert converted(text).models == {"a": "org/a@main", "c": "org/c"}
+
+
+def test_a_word_is_a_path_or_the_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """mergekit looks on the hub for what is no path here, such as `gpt2`; to `surgery` a revision says so."""
+    (tmp_path / "tuned").mkdir()
+    monkeypatch.chdir(tmp_path)
+    names = ["gpt2", "tuned", "gpt2+tuned", "tuned+gpt2-lora", "gpt2@v1", "org/gpt2", "./gpt2", "merged.safetensors"]
+    data = {"models": [{"model": name} for name in names], "merge_method": "karcher"}
+    assert [*load(data).named.values()] == ["gpt2@main", "tuned", "gpt2@main+tuned", "tuned+gpt2-lora@main", *names[4:]]
 
 
 def test_the_files_name_is_the_recipes(tmp_path: Path):
     """Or what the file calls itself; in Python there is neither."""
     assert converted(TIES, str(tmp_path / "my merge (2).yml")).data["name"] == "my-merge-2"  # type: ignore[index]
     assert converted(f"name: Mine 1\n{TIES}").data["name"] == "Mine-1"  # type: ignore[index]
-    data = {"models": [{"model": "a", "parameters": {"weight": 1}}], "merge_method": "linear"}
+    data = {"models": [{"model": "./a", "parameters": {"weight": 1}}], "merge_method": "linear"}
     recipe = load(data)
-    assert (recipe.name, dict(recipe.named)) == ("recipe", {"a": "a"})
+    assert (recipe.name, dict(recipe.named)) == ("recipe", {"a": "./a"})
 
 
 def test_what_our_operations_refuse_has_the_files_line():
