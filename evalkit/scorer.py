@@ -146,10 +146,10 @@ class Scorer(Closing):
                 "name since, choose another `--out`"
             )
         if missing:
-            with complete(model, self._out, progress.note) as whole:
+            with ExitStack() as merged:
                 if model.digest != self._held:
                     self._held = None
-                    self._engine.load(whole, self._context)
+                    self._engine.load(merged.enter_context(complete(model, self._out, progress.note)), self._context)
                     self._held = model.digest
                 check_unchanged(model, self._out)
                 self._answer(work)

@@ -9,7 +9,7 @@ from functools import cached_property
 from surgery.checkpoint import Checkpoint
 from surgery.conflicts import Conflicts
 from surgery.counterparts import Counterparts
-from surgery.heads import Heads, Part, find_heads, why_not_apart
+from surgery.heads import Heads, Projection, find_heads, why_not_apart
 from surgery.ops.base import RESULT, Op
 from surgery.partners import Partners
 from surgery.plan import Source
@@ -104,7 +104,7 @@ class Attentions:
     def _bind(
         self, number: int, op: Op, role: str, heads: Heads, running: Callable[[str], Source | None]
     ) -> Partners | None:
-        sources: dict[Part, tuple[Source, Source]] = {}
+        sources: dict[Projection, tuple[Source, Source]] = {}
         for part, name in heads.parts.items():
             info, found = self._stacking.start.tensors[name], self._stacking.views[role].get(name)
             base = running(name)

@@ -67,10 +67,11 @@ def chosen_template(asked: str, inputs: Mapping[str, Checkpoint]) -> str:
         return found
     if asked != MOST_COMMON:
         return asked
-    templates = [text.strip() for each in inputs.values() if (text := read_chat_template(each))]
+    templates = [text for each in inputs.values() if (text := read_chat_template(each))]
     if not templates:
         raise ValueError("no role has a chat template; leave it out, or write one in Jinja")
-    return Counter(templates).most_common(1)[0][0]
+    most = Counter(text.strip() for text in templates).most_common(1)[0][0]
+    return next(text for text in templates if text.strip() == most)
 
 
 def template_files(text: str, lender: Checkpoint, made: Mapping[str, bytes]) -> dict[str, bytes]:

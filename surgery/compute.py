@@ -15,7 +15,7 @@ from surgery.crew import Stopped
 from surgery.dtypes import DType
 from surgery.errors import NumericalError
 from surgery.header import TensorInfo
-from surgery.heads import Part as Of
+from surgery.heads import Projection
 from surgery.jobs import Input, Job, Part
 from surgery.operand import GatheredOperand, Operand, as_bytes
 from surgery.ops.whole import Attention, Edit, Piece, Whole
@@ -136,7 +136,7 @@ def _attention(
     if partners is None:
         return None
 
-    def blocks(of: Of, rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def blocks(of: Projection, rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         first = part.pairs[of][0].info
         count, columns = first.shape if len(first.shape) > 1 else (1, first.elements)
         rows = min(rows, count)

@@ -17,6 +17,7 @@ import os
 import re
 import reprlib
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,12 @@ def shown(value: object) -> str:
     text = value if isinstance(value, str) else reprlib.repr(value)
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first name out of a file, and how many more there are."""
+    first, *more = names
+    return f"`{shown(first)}`" + (f" and {len(more):,} more" if more else "")
 
 
 def _header_bytes(path: Path, prefix: bytes, size: int, read: Any) -> bytes:

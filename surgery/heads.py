@@ -16,7 +16,7 @@ from surgery.checkpoint import Checkpoint
 from surgery.header import TensorInfo
 from surgery.tying import TEXT_CONFIGS
 
-Part = Literal["value", "bias", "output"]
+Projection = Literal["value", "bias", "output"]
 
 _VALUE = ("v_proj", "wv", "v")
 _OUTPUT = ("o_proj", "out_proj", "wo", "o", "dense")
@@ -56,9 +56,9 @@ class Heads:
     counted: bool
 
     @property
-    def parts(self) -> Mapping[Part, str]:
+    def parts(self) -> Mapping[Projection, str]:
         """The tensors that turn together."""
-        bias: dict[Part, str] = {} if self.bias is None else {"bias": self.bias}
+        bias: dict[Projection, str] = {} if self.bias is None else {"bias": self.bias}
         return {"value": self.value, **bias, "output": self.output}
 
     @property

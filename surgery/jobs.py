@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from surgery.checkpoint import Checkpoint
     from surgery.header import TensorInfo
-    from surgery.heads import Part as Of
+    from surgery.heads import Projection
     from surgery.ops.base import Op
     from surgery.row_map import RowMap
     from surgery.spectral.shared import Size
@@ -49,7 +49,7 @@ class Part:
     plan: Plan
     tensor: TensorPlan
     inputs: tuple[Input, ...]
-    pairs: Mapping[Of, tuple[Input, Input]] = field(default_factory=dict)
+    pairs: Mapping[Projection, tuple[Input, Input]] = field(default_factory=dict)
 
     @property
     def ops(self) -> tuple[Op, ...]:

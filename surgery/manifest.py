@@ -194,6 +194,10 @@ def is_current(out: Path, plan: Plan) -> bool:
     whole = all(shards[name].st_size == shard.size for name, shard in manifest.shards.items())
     inputs = {role: input_entry(checkpoint) for role, checkpoint in plan.inputs.items()}
     same = (manifest.plan, manifest.versions, manifest.inputs) == (plan.hash, versions(), inputs)
+    beside = {companion.name: companion.read() for companion in plan.companions}
+    if plan.index is not None:
+        beside[plan.index_name] = plan.index
+    same = same and manifest.files == {name: blake3(content).hexdigest() for name, content in beside.items()}
     return whole and same and max(touched) <= max(status.st_mtime_ns for status in shards.values())
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from surgery.header import TensorInfo
-    from surgery.heads import Heads, Part
+    from surgery.heads import Heads, Projection
     from surgery.plan import Source
 
 OUTPUT_ROWS = 128  # of an output projection that are read at a time
@@ -22,14 +22,14 @@ class Partners:
     """
 
     heads: Heads
-    sources: Mapping[Part, tuple[Source, Source]]
+    sources: Mapping[Projection, tuple[Source, Source]]
 
     @property
     def all(self) -> tuple[Source, ...]:
         """Everything that is read."""
         return tuple(source for pair in self.sources.values() for source in pair)
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> Projection:
         """Which of its parts a tensor is."""
         return next(part for part, found in self.heads.parts.items() if found == name)
 
@@ -60,7 +60,7 @@ class Partners:
         adapted = sum(s.info.adapted.flops(s.info.elements) for s in self.all if s.info.adapted)
         return read + adapted + 22 * self.heads.key_values * d**3
 
-    def _block(self, part: Part, info: TensorInfo) -> int:
+    def _block(self, part: Projection, info: TensorInfo) -> int:
         rows = {"value": self.heads.head_dim, "bias": 1, "output": OUTPUT_ROWS}[part]
         elements = min(rows, info.shape[0] if len(info.shape) > 1 else 1) * info.shape[-1]
         adapters = 2 * info.adapted.memory(info.shape) if info.adapted else 0

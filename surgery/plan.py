@@ -256,7 +256,7 @@ class Plan:
         for tensor in self.tensors:
             inputs = [_identity(source) for source in tensor.inputs]
             slot = tensor.slot
-            row = (slot.name, slot.dtype.name, slot.shape, slot.file, slot.start, tensor.steps, inputs)
+            row = (slot.name, slot.dtype.name, slot.shape, slot.file, slot.start, tensor.known_as, tensor.steps, inputs)
             digest.update(json.dumps(row).encode())
             adapted = [(s.role, s.info.adapted.key()) for s in tensor.all_inputs if s.info.adapted]
             if adapted:

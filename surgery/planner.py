@@ -14,7 +14,7 @@ from surgery.companions import companions
 from surgery.conflicts import Conflicts
 from surgery.counterparts import Counterparts
 from surgery.dtypes import OUTPUT_DTYPES, DType
-from surgery.header import TensorInfo
+from surgery.header import TensorInfo, listed
 from surgery.layout import Entry, lay_out
 from surgery.ops.base import RESULT, Op
 from surgery.partners import Partners
@@ -37,9 +37,9 @@ _NEEDS = {  # by the kind of an operation
 def make_plan(recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> Plan:
     """Plan what `recipe` does to `inputs`, a checkpoint for each of its roles.
 
-    Reads nothing but the headers that the checkpoints were opened with, and their tokenizers where rows of embedding or
-    head are read from several models. Raises PlanError with every conflict:
-    selectors that match nothing, missing tensors, shapes, dtypes, vocabularies, tied heads, layer counts.
+    Reads nothing but the headers that the checkpoints were opened with, the files beside the weights, and tokenizers
+    where rows of embedding or head are read from several models. Raises PlanError with every conflict: selectors that
+    match nothing, missing tensors, shapes, dtypes, vocabularies, tied heads, layer counts.
     """
     return _Planner(recipe, inputs).plan()
 
@@ -260,7 +260,7 @@ class _Planner:
                 *self.stacking.remarks,
                 *self.rows.remarks,
                 *self.positions.remarks,
-                *(_told(text, names) for text, names in self.remarks.items()),
+                *(f"{text}: {listed(names)}" for text, names in self.remarks.items()),
             ),
             layers=tuple((spell(block.outcome), str(block)) for block in self.stacking.blocks),
             tokenizer=_digest(self.files),
@@ -307,7 +307,3 @@ def _output_dtype(info: TensorInfo, chosen: DType | None) -> DType:
 
 def _describe(info: TensorInfo) -> str:
     return f"{info.dtype.name} {list(info.shape)}"
-
-
-def _told(text: str, names: Sequence[str]) -> str:
-    return f"{text}: `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")

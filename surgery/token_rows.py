@@ -144,8 +144,6 @@ class TokenRows:
             found = checkpoint.tensors.get(checkpoint.anatomy.embedding or "")
         return found
 
-    # --- matching by text --------------------------------------------------------------------------------------------
-
     def _gathered(self, role: str, name: str, info: TensorInfo) -> Source | None:
         roles, rows = self._map(role)
         if rows.identity and info.shape[0] == len(self._made.own):
@@ -181,19 +179,23 @@ class TokenRows:
         return self._maps[role]
 
     def _remark(self, role: str, places: Sequence[Place]) -> None:
-        texts = [token[0] if token else None for token in self._made.tokens]
-        total = sum(text is not None for text in texts)
+        made = self._made
+        named = {i: token[0] for i, token in enumerate(made.tokens) if token and made.given.get(i) == places[i]}
+        tokens = [(token[0], places[i][0]) for i, token in enumerate(made.tokens) if token and i not in named]
+        lacking = [text for text, owner in tokens if owner != role]
         found = {row for owner, row in places if owner == role}
-        lacking = [text for text, (owner, _) in zip(texts, places, strict=True) if text is not None and owner != role]
-        dropped = [text for number, text in self._known[role].texts.items() if number not in found]
-        told = f"vocabulary: `{role}` has {total - len(lacking):,} of the output's {numbered(total, 'token')}"
+        texts = self._known[role].texts
+        dropped = [text for row, text in texts.items() if row not in found and text not in named.values()]
+        told = (
+            f"vocabulary: `{role}` has {len(tokens) - len(lacking):,} of the output's {numbered(len(tokens), 'token')}"
+        )
+        if named:
+            told += f"; for {some(list(named.values()))} it counts as having the rows that the recipe names"
         if lacking:
             told += f"; it lacks {some(lacking)}, for which it counts as having the output's own rows"
         if dropped:
             told += f"; the output lacks {some(dropped)}, which {'is' if len(dropped) == 1 else 'are'} left out"
         self.remarks.append(told)
-
-    # --- rows that the output has and `start` has not ----------------------------------------------------------------
 
     def _replace(self) -> None:
         """Let the steps edit the rows of the output: other ones than those of `start`, with a tokenizer to them."""

@@ -86,7 +86,7 @@ def test_of_equally_common_ones_the_first(tmp_path: Path) -> None:
     """In the order of the roles, whatever the directories are called."""
     models = [model(tmp_path / name, chat_template=f"{{{{ '{name}' }}}}\n") for name in ("b", "a")]
     out = surgery.apply(recipe("most common"), models, tmp_path / "out").out
-    assert (out / "chat_template.jinja").read_text() == "{{ 'b' }}"
+    assert (out / "chat_template.jinja").read_text() == "{{ 'b' }}\n"
 
 
 def test_faults(tmp_path: Path) -> None:

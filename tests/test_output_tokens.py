@@ -115,7 +115,11 @@ def test_rows_of_tokens(two: tuple[list[Path], Tensors, Tensors], tmp_path: Path
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     assert tokenizer.get_vocab()["<new>"] == 6
     assert tokenizer.encode("a <new> c").ids == [2, 6, 7]
-    assert "vocabulary: adds the token `<new>`, with the id 6" in surgery.plan(made, models).remarks
+    remarks = surgery.plan(made, models).remarks
+    assert "vocabulary: adds the token `<new>`, with the id 6" in remarks
+    (told,) = (remark for remark in remarks if remark.startswith("vocabulary: `base`"))
+    assert "has 3 of the output's 3 tokens; for 5 tokens (`b`, `e`, `<end>`, ...) it counts as having the rows" in told
+    assert told.endswith("that the recipe names")
     assert json.loads((out / "config.json").read_text())["vocab_size"] == 8
     surgery.verify(out)
 

@@ -149,6 +149,20 @@ def test_a_tied_head_is_not_written_twice(tmp_path: Path) -> None:
     assert {t.slot.name for t in made.tensors if t.steps} == {"lm_head.weight", "model.embed_tokens.weight"}
 
 
+def test_a_plan_knows_whether_the_head_is_tied(tmp_path: Path) -> None:
+    """What is random, and what differs from layer to layer, is the embedding's there, so the hash is another."""
+    base = llama(layers=1)
+    base["lm_head.weight"] = base["model.embed_tokens.weight"].clone()
+    hashes = set()
+    for tied in (True, False):
+        models = [
+            write(tmp_path / f"{name}-{tied}", base, config={**LLAMA_CONFIG, "tie_word_embeddings": tied})
+            for name in ("base", "sft")
+        ]
+        hashes.add(surgery.plan(recipe(linear()), models).hash)
+    assert len(hashes) == 2
+
+
 def test_quantised_weights_are_refused_and_masks_are_left_alone(tmp_path: Path) -> None:
     """8-bit floats, and integers of a quantised checkpoint, are conflicts; a mask of booleans is copied."""
     base = llama(layers=1)

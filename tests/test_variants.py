@@ -370,15 +370,17 @@ def test_finished_outputs_are_left_and_decide_over_sizes_all_the_same(
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("change", ["input", "recipe", "shard", "fresh"])
+@pytest.mark.parametrize("change", ["input", "config", "recipe", "shard", "fresh"])
 def test_only_what_is_current_counts_as_finished(models: dict[str, Path], tmp_path: Path, change: str) -> None:
-    """Inputs that were touched since, another recipe, and a lost file make an output one that exists already."""
+    """Inputs that were touched, files beside the weights, another recipe, a lost file: it only exists already."""
     made = heads(tmp_path / "out", HEADS[:2])
     surgery.apply_all(made, models)
     inode = (tmp_path / "out" / HEADS[0]).stat().st_ino
     if change == "input":
         status = (models["base"] / "model.safetensors").stat()
         os.utime(models["base"] / "model.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns))  # as `cp -p` does
+    elif change == "config":
+        (models["sft"] / "generation_config.json").write_text('{"max_length": 7}')
     elif change == "recipe":
         made[0] = surgery.Variant(KNOB, made[0].out, {"head": "25%"})
     elif change == "shard":
@@ -388,6 +390,7 @@ def test_only_what_is_current_counts_as_finished(models: dict[str, Path], tmp_pa
     surgery.apply_all(made, models, fresh=change == "fresh", overwrite=True)
     assert (tmp_path / "out" / HEADS[0]).stat().st_ino != inode
     assert surgery.verify(made[0].out).tensors == len(read(models["sft"]))
+    assert (made[0].out / "generation_config.json").exists() == (change == "config")
 
 
 def test_leftovers_of_another_set_are_made_anew_where_bits_differ(models: dict[str, Path], tmp_path: Path) -> None:

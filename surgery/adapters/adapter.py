@@ -11,11 +11,11 @@ from typing import Any
 from blake3 import blake3
 
 from surgery.adapters.config import CONFIG, AdapterConfig, read_config
-from surgery.adapters.keys import Contents, Factors, find_prefixes, listed, sort_out
+from surgery.adapters.keys import Contents, Factors, find_prefixes, sort_out
 from surgery.adapters.refusal import AGAIN, MERGE, OTHER_BASE, UNTIE, Refusal, refused
 from surgery.adapters.terms import Adapted, LowRank, Shift
 from surgery.errors import CheckpointError
-from surgery.header import Header, TensorInfo, read_header, shown
+from surgery.header import Header, TensorInfo, listed, read_header, shown
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from surgery.groups import is_head
-from surgery.header import shown
 
 if TYPE_CHECKING:
     from surgery.header import TensorInfo
@@ -115,9 +114,3 @@ def find_prefixes(names: Iterable[str], base: Iterable[str]) -> tuple[str, str]:
         if fitting:
             return (old, fitting[0]) if len(fitting) == 1 else ("", "")
     return "", ""
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first name, and how many more there are."""
-    first, *more = names
-    return f"`{shown(first)}`" + (f" and {len(more):,} more" if more else "")

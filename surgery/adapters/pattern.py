@@ -11,7 +11,7 @@ import warnings
 from typing import Annotated
 
 LONGEST = 1_000  # characters; names of modules have a tenth
-_UNLIKE = re.compile(r"[*+?}]\+|\{,|\n")  # what both engines take, and understand differently
+_UNLIKE = re.compile(r"[*+?}]\+|\{,|\n|\\[<>]|\\b\{")  # what both engines take, and understand differently
 _FAULT = (
     "is no pattern of names that is understood here; expected names, `.`, `[...]`, `(...)`, `|`, `^`, `$` and the "
     "repetitions `*`, `+`, `?` and `{m,n}`"

@@ -10,7 +10,7 @@ from surgery.analysis.attention import find_attentions
 from surgery.analysis.matching import Matching, Matrix
 from surgery.checkpoint import Checkpoint
 from surgery.errors import Fault, PlanError
-from surgery.header import TensorInfo, shown
+from surgery.header import TensorInfo, listed, shown
 from surgery.quantity import Quantity
 from surgery.select import Select, resolve
 from surgery.wording import quoted
@@ -71,7 +71,7 @@ class _Matcher:
             head=anatomy.head if anatomy.head in chosen and not anatomy.tied else None,
             remarks=(
                 *(note for checkpoint in self.models.values() for note in checkpoint.notes),
-                *(_remark(text, names) for text, names in self.remarks.items()),
+                *(f"{listed(names)}: {text}" if names else text for text, names in self.remarks.items()),
             ),
         )
 
@@ -188,10 +188,3 @@ def _module(inside: str) -> tuple[str, int]:
     parts = inside.removesuffix(".weight").split(".")
     numbers = [int(part) for part in parts if _NUMBER.fullmatch(part)]
     return ".".join(part for part in parts if not _NUMBER.fullmatch(part)), numbers[0] if numbers else -1
-
-
-def _remark(text: str, names: list[str]) -> str:
-    if not names:
-        return text
-    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-    return f"`{shown(names[0])}`{more}: {text}"

@@ -13,7 +13,7 @@ from math import prod
 from surgery.checkpoint import Checkpoint
 from surgery.dtypes import DType
 from surgery.errors import Fault, PlanError
-from surgery.header import TensorInfo, shown
+from surgery.header import TensorInfo, listed, shown
 from surgery.plan import PIECE_ELEMENTS, check_memory
 from surgery.quantity import Quantity
 from surgery.select import Select, resolve
@@ -144,7 +144,8 @@ class Choice:
                 (info.dtype.name, info.shape, info.file, info.start, info.adapted and info.adapted.key())
                 for info in infos
             ]
-            digest.update(json.dumps([target.name, target.factors, target.save, target.rank, places]).encode())
+            row = [target.name, target.factors, target.save, target.rank, target.twin, places]
+            digest.update(json.dumps(row).encode())
         return digest.hexdigest()
 
     def check_memory(self, limit: int) -> None:
@@ -198,7 +199,7 @@ class _Chooser:
             if name not in self.base.tensors:
                 self.remarks["left out, since the base lacks them"].append(name)
         notes = (*self.base.notes, *self.model.notes)
-        remarks = tuple(_told(text, names) for text, names in self.remarks.items())
+        remarks = tuple(f"{listed(names)}: {text}" if names else text for text, names in self.remarks.items())
         matrices = frozenset(name for name in self.base.tensors if self._is_matrix(name))
         return Choice(self.base, self.model, self.aim, dtype, targets, (*notes, *remarks), matrices)
 
@@ -264,10 +265,3 @@ class _Chooser:
         if not self.base.tied or name != self.embedding:
             return None
         return self.head or (_HEAD if name == _EMBEDDING else None)
-
-
-def _told(text: str, names: Sequence[str]) -> str:
-    if not names:
-        return text
-    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-    return f"`{shown(names[0])}`{more}: {text}"

@@ -22,6 +22,7 @@ from surgery.errors import Fault, PlanError
 from surgery.extraction.choice import Aim, Choice, choose
 from surgery.extraction.output import ADAPTER, Parts, make_config, row_of, whole_name
 from surgery.extraction.report import Extracted, Row
+from surgery.header import listed
 from surgery.manifest import (
     FORMAT,
     Manifest,
@@ -131,8 +132,7 @@ def _left_out(rows: Sequence[Row]) -> list[str]:
     names = [row.name for row in rows if row.kept == "nothing"]
     if not names:
         return []
-    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-    return [f"`{names[0]}`{more}: differ and are left out, since they are no matrices; `--save` stores them whole"]
+    return [f"{listed(names)}: differ and are left out, since they are no matrices; `--save` stores them whole"]
 
 
 def _manifest(

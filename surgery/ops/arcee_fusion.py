@@ -58,7 +58,7 @@ class ArceeFusion(TaskVectorOp):
 
         def scores(piece: Piece) -> Tensor:
             b, (d,) = self.task_vectors(piece)
-            row = piece.first // columns
+            row = piece.first // max(columns, 1)
             found = divergences[row : row + len(d)]
             if piece.first not in known:
                 known.add(piece.first)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from surgery.ops.whole import Edit, Whole
+    from surgery.ops.whole import Edit, Piece, Whole
     from surgery.spectral.decomposer import Decomposer
 
 RESULT = "result"  # the reserved role: the running tensor, as the steps before left it
@@ -105,9 +105,13 @@ class Op(BaseModel):
         """All that differs from tensor to tensor."""
         return tuple(each for _, value in self for each in _graded(value))
 
-    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - for those who override it
-        """What makes a piece of the result from a piece of the tensor. Pure, as `apply` is. Raises NumericalError."""
-        return lambda piece: self.apply(piece.W, piece.sources, piece.decomposer)
+    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - for those who measure it
+        """What makes a piece of the result from a piece of the tensor: `edit`, unless the whole is measured before."""
+        return self.edit
+
+    def edit(self, piece: Piece) -> Tensor:
+        """A piece of the result. Pure, as `apply` is. Raises NumericalError."""
+        return self.apply(piece.W, piece.sources, piece.decomposer)
 
     def apply(self, W: Tensor, sources: Mapping[str, Tensor], decomposer: Decomposer) -> Tensor:
         """The new tensor. Pure: same dtype (float32 or float64), shape and device as W; inputs stay as they are.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from surgery.ops.whole import Edit, Piece, Whole
+    from surgery.ops.whole import Piece
 
 
 class Consensus(TaskVectorOp):
@@ -46,12 +46,9 @@ class Consensus(TaskVectorOp):
             )
         return self
 
-    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - nothing is measured
-        def edit(piece: Piece) -> Tensor:
-            b, vectors = self.task_vectors(piece)
-            return consensus(vectors, self.k, self.tall_lambda).mul_(self.lambda_).add_(b)
-
-        return edit
+    def edit(self, piece: Piece) -> Tensor:
+        b, vectors = self.task_vectors(piece)
+        return consensus(vectors, self.k, self.tall_lambda).mul_(self.lambda_).add_(b)
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return 4 * (len(self.models) + 5) * math.prod(shape)

@@ -57,7 +57,7 @@ class _Della(SparseTaskVectorSum):
 
 
 def _check(role: str, density: Number, epsilon: Number) -> None:
-    if 0 < density < 1 and not epsilon <= density <= 1 - epsilon:
+    if 0 < density < 1 and not (epsilon <= density and density + epsilon <= 1):
         raise ValueError(
             f"`{role}` with density {density:g} and epsilon {epsilon:g} would keep entries with probabilities from "
             f"{density - epsilon:g} to {density + epsilon:g}; choose them so that these lie between 0 and 1"

@@ -15,28 +15,25 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from surgery.ops.whole import Edit, Piece, Whole
+    from surgery.ops.whole import Piece
 
 
 class Emr(TaskVectorOp):
     """W' = b + lambda g max_i relu(g d_i), with g = sign(sum_i d_i), entry by entry.
 
     Of the changes that have the sign of their sum, the largest. Where the sum is 0, the result is b (the authors' code
-    takes the largest of those below 0 there). The masks and
-    scales by which the paper restores each task from this vector belong to the task, not to one merged model, and are
-    not made. One model gives that model, to rounding. Source: Huang et al. 2024, EMR-Merging: tuning-free
-    high-performance model merging, arXiv 2405.17461, the step Elect.
+    takes the largest of those below 0 there). The masks and scales by which the paper restores each task from this
+    vector belong to the task, not to one merged model, and are not made. One model gives that model, to rounding.
+    Source: Huang et al. 2024, EMR-Merging: tuning-free high-performance model merging, arXiv 2405.17461, the step
+    Elect.
     """
 
     op: Literal["emr"]
     lambda_: Number = Field(default=1.0, alias="lambda", description="the factor of the merged task vector")
 
-    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - nothing is measured
-        def edit(piece: Piece) -> Tensor:
-            b, vectors = self.task_vectors(piece)
-            return elected(vectors).mul_(self.lambda_).add_(b)
-
-        return edit
+    def edit(self, piece: Piece) -> Tensor:
+        b, vectors = self.task_vectors(piece)
+        return elected(vectors).mul_(self.lambda_).add_(b)
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return 4 * (len(self.models) + 5) * math.prod(shape)

@@ -13,7 +13,7 @@ from surgery.spectral.procrustes import procrustes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.heads import Part
+    from surgery.heads import Projection
     from surgery.ops.whole import Attention
 
 
@@ -48,7 +48,7 @@ def rotations(attention: Attention) -> list[Tensor | None]:
     return [None if same else _rotation(M, head) for head, (M, same) in enumerate(zip(products, equal, strict=True))]
 
 
-def turned(W: Tensor, rotations: list[Tensor | None], part: Part) -> Tensor:
+def turned(W: Tensor, rotations: list[Tensor | None], part: Projection) -> Tensor:
     """The part in the new gauge: R^T V of each key/value head, O R of each of its query heads, and b R of the bias as
     a row, which is R^T b.
     """

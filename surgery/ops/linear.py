@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, WithJsonSchema
 
 from surgery.graded import NUMBER_SCHEMA, Graded, Number, is_number, read_number
-from surgery.ops.base import RESULT
 from surgery.ops.merge import MergeOp, normalized
 from surgery.wording import show
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.spectral.decomposer import Decomposer
+    from surgery.ops.whole import Piece
 
 REST = "rest"  # the weight that brings the sum to 1
-
-LARGEST = float.fromhex("0x1.fffffep127")  # of float32, in which the sum is computed
 
 Weight = Number | Literal["rest"]
 
@@ -60,17 +57,10 @@ class Linear(MergeOp):
         """The factors c_i with their roles, in the order of `models`."""
         return _coefficients(self.models, self.weights, self.normalize)
 
-    def apply(
-        self,
-        W: Tensor,
-        sources: Mapping[str, Tensor],
-        decomposer: Decomposer,  # noqa: ARG002 - of Op
-    ) -> Tensor:
-        """The sum, accumulated in W's dtype in the order of `models`: one pass a model."""
+    def edit(self, piece: Piece) -> Tensor:
         from surgery.ops.combination import combination
 
-        tensors = [W if name == RESULT else sources[name] for name, _ in self.coefficients]
-        return combination([c for _, c in self.coefficients], tensors)
+        return combination([c for _, c in self.coefficients], self.merged(piece))
 
     def workspace(self, shape: tuple[int, ...]) -> int:
         return 4 * math.prod(shape)
@@ -82,23 +72,9 @@ class Linear(MergeOp):
 def _weight(name: str, value: Any) -> float | Graded | str:
     if value == REST:
         return REST
-    if is_number(value):
-        weight: float | Graded = _sized(name, value)
-    elif isinstance(value, Graded | Mapping | list | tuple):
-        weight = read_number(value)
-        for number in weight.values if isinstance(weight, Graded) else ():
-            _sized(name, number)
-    else:
+    if not (is_number(value) or isinstance(value, Graded | Mapping | list | tuple)):
         raise ValueError(f"found {show(value)} for `{name}`; expected a finite number or `{REST}`")
-    return weight
-
-
-def _sized(name: str, value: float) -> float:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"found `{value}` for `{name}`; expected a finite number or `{REST}`")
-    if abs(value) > LARGEST:
-        raise ValueError(f"found {show(value)} for `{name}`; expected at most {LARGEST:.3g} in size, as float32 holds")
-    return float(value)
+    return read_number(value)
 
 
 def _coefficients(
@@ -111,8 +87,5 @@ def _coefficients(
         raise ValueError(f"`weights` has `{REST}` more than once; only one weight can be what the others leave")
     rest = 1.0 - math.fsum(numbers)
     resolved = [rest if w == "rest" else w for w in given]
-    found = tuple(zip(models, normalized(resolved, optional=True) if normalize else resolved, strict=True))
-    for name, c in found:
-        if abs(c) > LARGEST:
-            raise ValueError(f"the weight of `{name}` comes to {c:.3g}; float32 holds up to {LARGEST:.3g}: change them")
-    return found
+    coefficients = normalized(resolved, optional=True) if normalize else resolved
+    return tuple(zip(models, coefficients, strict=True))

@@ -13,7 +13,7 @@ from surgery.ops.merge import PerModel, TaskVectorOp
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.ops.whole import Edit, Piece, Whole
+    from surgery.ops.whole import Piece
 
 DEPTH = Graded(rules=(Rule(value=(0.0, 1.0)),))
 
@@ -36,10 +36,7 @@ class Lines(TaskVectorOp):
     beta: Number = Field(description="what is added to it up to the last layer")
     depth: Annotated[Number, within(0, 1)] = Field(default=DEPTH, description="how deep a tensor lies, from 0 to 1")  # type: ignore[assignment]
 
-    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - of Op
-        return self._scaled
-
-    def _scaled(self, piece: Piece) -> Tensor:
+    def edit(self, piece: Piece) -> Tensor:
         scale = self.alpha + self.beta * self.depth
         return self.combined(piece, [scale * w for w in self.weights])
 

@@ -25,8 +25,8 @@ def magprune(density: float, epsilon: float, uniform: Uniform, *, twice: bool = 
         p = density - epsilon + 2 epsilon r / (n - 1),
 
     r = 0 ... n - 1 being its rank by magnitude in its row of n. Density 1 keeps all, 0 nothing, whatever epsilon. With
-    an epsilon below what `uniform` resolves, and in rows of one entry, p = density. With `twice` every piece is
-    expected again.
+    an epsilon below what `uniform` resolves, and in rows of one entry, p = density. Where p reaches 0 or 1, it is less
+    extreme there, by epsilon / (2 (n - 1)) at most. With `twice` every piece is expected again.
 
     Source: Deep et al. 2024, with density = 1 - p, in the parameters of mergekit: epsilon is half the distance between
     the smallest and the largest probability.

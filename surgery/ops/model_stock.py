@@ -19,9 +19,10 @@ class ModelStock(GeometricOp):
     """W' = t mean_i(W_i) + (1 - t) b, with t = k cos / (1 + (k - 1) cos) for k models.
 
     cos is the mean cosine between two of the task vectors W_i - b: of whole tensors, or with `filter_wise` of each row,
-    which then has its own t. Equal models give t = 1, orthogonal task vectors t = 0. Where k = 2 and they are opposite,
-    t has a pole and the result is b, as in mergekit. A task vector that is 0 has the cosine 0. (mergekit takes cosines
-    between short vectors, |d_i| |d_j| < 1e-6, for smaller than they are; here they do not depend on the length.)
+    which then has its own t. Equal models give t = 1, orthogonal task vectors t = 0. Where 1 + (k - 1) cos = 0, as for
+    two that are opposite, t has a pole and the result is b, as in mergekit; close to it t is as large as the formula
+    has it. A task vector that is 0 has the cosine 0. (mergekit takes cosines between short vectors, |d_i| |d_j| < 1e-6,
+    for smaller than they are; here they do not depend on the length.)
 
     Source: Jang, Yun, Han 2024, Model Stock: All we need is just a few fine-tuned models, arXiv 2403.19522.
     """

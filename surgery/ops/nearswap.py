@@ -14,7 +14,7 @@ from surgery.ops.merge import TaskVectorOp, of_role
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.ops.whole import Edit, Piece, Whole
+    from surgery.ops.whole import Piece
 
 
 class NearSwap(TaskVectorOp):
@@ -29,10 +29,7 @@ class NearSwap(TaskVectorOp):
     models: tuple[Role] = Field(description="the role of the other model, W_1")
     t: Annotated[Number, within(0)] = Field(description="the largest step, in the units of the weights")
 
-    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - of Op
-        return self._clamped
-
-    def _clamped(self, piece: Piece) -> Tensor:
+    def edit(self, piece: Piece) -> Tensor:
         import torch
 
         b, (other,) = of_role(piece, self.base), self.merged(piece)

@@ -14,7 +14,7 @@ from surgery.ops.merge import MergeOp
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.ops.whole import Edit, Piece, Whole
+    from surgery.ops.whole import Piece
 
 
 class Passthrough(MergeOp):
@@ -32,10 +32,7 @@ class Passthrough(MergeOp):
     def copies(self) -> bool:
         return self.scale == 1 and self.models != (RESULT,)
 
-    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - of Op
-        return self._multiple
-
-    def _multiple(self, piece: Piece) -> Tensor:
+    def edit(self, piece: Piece) -> Tensor:
         (W,) = self.merged(piece)
         return W if self.scale == 1 else W * self.scale
 

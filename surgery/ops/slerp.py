@@ -18,15 +18,14 @@ if TYPE_CHECKING:
     from surgery.ops.whole import Edit, Whole
 
 COLLINEAR = 0.9995  # |cos| above which sin(angle) is too small to divide by, as in mergekit: the straight line then
-TINY = 1e-8  # a norm below this has no direction
 
 
 class Slerp(MergeOp):
     """W' = sin((1 - t) a) / sin(a) W_0 + sin(t a) / sin(a) W_1, a being the angle between the two `models`.
 
-    The angle is that of the whole tensors as vectors. Where |cos a| > 0.9995, or one of them is 0, the result is
-    (1 - t) W_0 + t W_1. t = 0 gives the first model, t = 1 the second. Norms are interpolated as the formula does, not
-    preserved. Source: Shoemake 1985, Animating rotation with quaternion curves.
+    The angle is that of the whole tensors as vectors; a tensor of 0 has a right angle to all, as in mergekit. Where
+    |cos a| > 0.9995 the result is (1 - t) W_0 + t W_1. t = 0 gives the first model, t = 1 the second. Norms are
+    interpolated as the formula does, not preserved. Source: Shoemake 1985, Animating rotation with quaternion curves.
     """
 
     op: Literal["slerp"]
@@ -55,6 +54,6 @@ def slerp_coefficients(t: float, products: Tensor) -> Tensor:
     """The two factors of the formula, [2], from the inner products [2, 2] of the two vectors."""
     from surgery.ops.geometry import arc, lengths_and_cosines
 
-    lengths, cosines = lengths_and_cosines(products)
+    _, cosines = lengths_and_cosines(products)
     cosine = cosines[0, 1]
-    return arc(t, cosine, (lengths.min() <= TINY) | (cosine.abs() > COLLINEAR))
+    return arc(t, cosine, cosine.abs() > COLLINEAR)

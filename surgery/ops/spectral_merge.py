@@ -16,7 +16,7 @@ from surgery.select import Select
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.ops.whole import Edit, Piece, Whole
+    from surgery.ops.whole import Piece
 
 
 class SpectralMergeOp(TaskVectorOp):
@@ -34,8 +34,8 @@ class SpectralMergeOp(TaskVectorOp):
     )
     alpha: Number = Field(default=1.0, description="the factor of what is added to the base")
 
-    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - of Op
-        return lambda piece: self.onto_base(piece, self.change(piece))
+    def edit(self, piece: Piece) -> Tensor:
+        return self.onto_base(piece, self.change(piece))
 
     def onto_base(self, piece: Piece, change: Tensor) -> Tensor:
         """b + alpha D, in D's memory."""

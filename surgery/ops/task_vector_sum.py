@@ -39,12 +39,9 @@ class TaskVectorSum(TaskVectorOp):
         if not self.elects:
             self._divisor()
 
-    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - for those who measure it
-        def edit(piece: Piece) -> Tensor:
-            b, vectors = self.task_vectors(piece)
-            return self.summed(vectors, [1.0] * len(vectors)).mul_(self.lambda_).add_(b)
-
-        return edit
+    def edit(self, piece: Piece) -> Tensor:
+        b, vectors = self.task_vectors(piece)
+        return self.summed(vectors, [1.0] * len(vectors)).mul_(self.lambda_).add_(b)
 
     def summed(self, vectors: list[Tensor], scales: list[float]) -> Tensor:
         """T, of the vectors s_i v_i with scales s_i > 0; in new memory."""

@@ -24,7 +24,7 @@ def trims(whole: Whole, vectors: Vectors, densities: Sequence[float]) -> list[Sp
     ranks = [[max(1, int(density * n))] if 0 < density < 1 else [] for density in densities]
     if n == 0:
         return [everything] * len(densities)
-    thresholds = Magnitudes(whole, vectors).largest(ranks)
+    thresholds = Magnitudes(whole, vectors).largest(ranks) if any(ranks) else [[] for _ in densities]
     return [_trim(density, found) for density, found in zip(densities, thresholds, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.heads import Heads, Part
+    from surgery.heads import Heads, Projection
     from surgery.spectral.decomposer import Decomposer
 
 
@@ -36,8 +37,8 @@ class Attention:
     """
 
     heads: Heads
-    part: Part
-    blocks: Callable[[Part, int], Iterator[tuple[Tensor, Tensor]]]
+    part: Projection
+    blocks: Callable[[Projection, int], Iterator[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,7 @@ class Whole:
     @property
     def elements(self) -> int:
         """The number of its elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
 
 Edit = Callable[[Piece], "Tensor"]

@@ -14,7 +14,7 @@ from surgery.ops.merge import TaskVectorOp, of_role
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.ops.whole import Edit, Piece, Whole
+    from surgery.ops.whole import Piece
 
 
 class WiseFt(TaskVectorOp):
@@ -30,10 +30,7 @@ class WiseFt(TaskVectorOp):
         default=0.5, description="the share of the fine-tuned model, from 0 to 1"
     )
 
-    def prepare(self, whole: Whole) -> Edit:  # noqa: ARG002 - of Op
-        return self._between
-
-    def _between(self, piece: Piece) -> Tensor:
+    def edit(self, piece: Piece) -> Tensor:
         (tuned,) = self.merged(piece)
         return of_role(piece, self.base).lerp(tuned, self.alpha)
 

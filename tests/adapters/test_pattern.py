@@ -13,7 +13,7 @@ from surgery.adapters.config import MOST_PATTERNS, Patterns, _pattern_faults
 from surgery.adapters.pattern import Pattern
 
 PIECES = ["a", "b", ".", r"\.", "[ab]", "[^a]", "(", ")", "|", "*", "+", "?", "{1,2}", "{2}", "{0,}", "^", "$", "(?:"]
-PIECES += [r"\w", "(a|b)", "*?", "x"]
+PIECES += [r"\w", r"\<", r"\b{start}", "(a|b)", "*?", "x"]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join), st.lists(st.text("ab.x", max_size=6), max_size=5))

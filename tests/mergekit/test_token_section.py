@@ -13,17 +13,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from surgery.recipe import load
-from tests.mergekit.token_models import EMBEDDING, HEAD, TOKENIZERS, write_models
+from tests.mergekit.token_models import EMBEDDING, HEAD, TASK_ARITHMETIC, TOKENIZERS, write_models
 from tests.pairs import read
 
 NAMES = ("base", "sft", "math")
-TASK_ARITHMETIC = """\
-models:
-  - {model: MODELS/sft, parameters: {weight: 0.3}}
-  - {model: MODELS/math, parameters: {weight: 0.5}}
-base_model: MODELS/base
-merge_method: task_arithmetic
-"""
 TOKENS = """\
   tokens:
     <end>: {source: MODELS/sft}

@@ -15,7 +15,7 @@ import surgery
 from surgery.errors import PlanError
 from surgery.mergekit import Converted, convert
 from surgery.yaml_source import read_yaml
-from tests.mergekit.token_models import EMBEDDING, HEAD, TOKENIZERS, write_models
+from tests.mergekit.token_models import EMBEDDING, HEAD, TASK_ARITHMETIC, TOKENIZERS, write_models
 from tests.pairs import read, write
 
 MATRIX = "model.layers.0.mlp.up_proj.weight"
@@ -64,13 +64,6 @@ def check(out: Path, models: Path, names: Sequence[str], base: str | None, merge
     torch.testing.assert_close(found[MATRIX].double(), expected, rtol=1e-5, atol=1e-6)
 
 
-TASK_ARITHMETIC = """\
-models:
-  - {model: MODELS/sft, parameters: {weight: 0.3}}
-  - {model: MODELS/math, parameters: {weight: 0.5}}
-base_model: MODELS/base
-merge_method: task_arithmetic
-"""
 SLERP = """\
 models: [{model: MODELS/base}, {model: MODELS/sft}]
 base_model: MODELS/base

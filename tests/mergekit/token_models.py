@@ -17,6 +17,13 @@ TOKENIZERS = {
     "math": words(["?", "c", "a", "e"], ["<pad>"]),
     "code": words(["?", "d", "a"], ["<end>"]),
 }
+TASK_ARITHMETIC = """\
+models:
+  - {model: MODELS/sft, parameters: {weight: 0.3}}
+  - {model: MODELS/math, parameters: {weight: 0.5}}
+base_model: MODELS/base
+merge_method: task_arithmetic
+"""
 
 
 def write_models(root: Path, names: Sequence[str], layers: int, **padding: int) -> Path:

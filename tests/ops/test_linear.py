@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from surgery.ops.linear import Linear
-from surgery.spectral.decomposer import Decomposer
+from tests.ops.whole import edited
 
 finite = st.floats(-4, 4, allow_nan=False)
 
@@ -28,7 +28,7 @@ def test_result_is_the_weighted_sum(weights: list[float], normalize: bool, seed:
     generator = torch.Generator().manual_seed(seed)
     sources = {name: torch.randn(5, 7, generator=generator) for name in names}
     kept = {name: source.clone() for name, source in sources.items()}
-    found = linear(models=names, weights=weights, normalize=normalize).apply(torch.zeros(5, 7), sources, Decomposer())
+    found = edited(linear(models=names, weights=weights, normalize=normalize), torch.zeros(5, 7), sources)
     scale = float(total) if normalize else 1.0
     expected = sum(w / scale * sources[name].double() for w, name in zip(weights, names, strict=True))
     largest = max(abs(w / scale) for w in weights)
@@ -38,20 +38,18 @@ def test_result_is_the_weighted_sum(weights: list[float], normalize: bool, seed:
 
 
 def test_one_model_alone_is_copied_exactly():
-    """Weights 0 and 1 give the one model bit by bit, equal weights of one model too, and the result is new."""
+    """Weights 0 and 1 give the one model bit by bit, equal weights of one model too."""
     base, sft = torch.randn(3, 4), torch.randn(3, 4)
     sources = {"base": base, "sft": sft}
     for op in (linear(models=["base", "sft"], weights=[0, 1]), linear(models=["sft"])):
-        found = op.apply(base, sources, Decomposer())
-        assert torch.equal(found, sft)
-        assert found.data_ptr() != sft.data_ptr()
+        assert torch.equal(edited(op, base, sources), sft)
 
 
 def test_running_tensor_takes_part_under_its_reserved_name():
     """`result` among the models means W, and only then the outcome depends on it."""
     W, base = torch.full((2, 2), 4.0), torch.full((2, 2), 8.0)
     mixed = linear(models=["base", "result"], weights={"result": "rest", "base": 0.25})
-    assert torch.equal(mixed.apply(W, {"base": base}, Decomposer()), torch.full((2, 2), 5.0))
+    assert torch.equal(edited(mixed, W, {"base": base}), torch.full((2, 2), 5.0))
     assert mixed.uses_result
     assert not linear(models=["base", "sft"]).uses_result
     assert mixed.reads == ("base", "result")
@@ -62,15 +60,9 @@ def test_pieces_make_up_the_whole():
     for dtype in (torch.float32, torch.float64):
         sources = {name: torch.randn(1000, dtype=dtype) for name in ("a", "b", "c")}
         op = linear(models=["a", "b", "c"], weights=[0.2, 0.5, "rest"])
-        whole = op.apply(sources["a"], sources, Decomposer())
-        pieces = [
-            op.apply(
-                sources["a"][i : i + 333], {name: source[i : i + 333] for name, source in sources.items()}, Decomposer()
-            )
-            for i in range(0, 1000, 333)
-        ]
+        whole = edited(op, sources["a"], sources)
         assert whole.dtype == dtype
-        assert torch.equal(torch.cat(pieces), whole)
+        assert torch.equal(edited(op, sources["a"], sources, elements=333), whole)
 
 
 def test_map_and_list_are_the_same_operation():
@@ -93,9 +85,9 @@ def test_map_and_list_are_the_same_operation():
         ({"models": ["base"], "weights": {"base": 1, "sft": 1}}, "found weights for `base`, `sft`"),
         ({"models": ["base"], "weights": "0.5"}, "found `0.5`; expected a number, a list in the order of `models`"),
         ({"models": ["base"], "weights": [True]}, "found `true` for `base`"),
-        ({"models": ["base"], "weights": [float("inf")]}, "found `inf` for `base`"),
-        ({"models": ["base"], "weights": [1e40]}, "found `1e\\+40` for `base`; expected at most 3.4e\\+38 in size"),
-        ({"models": ["base"], "weights": [-(10**400)]}, "found an integer of too many digits for `base`; expected at"),
+        ({"models": ["base"], "weights": [float("inf")]}, "found `inf`; expected a finite number"),
+        ({"models": ["base"], "weights": [1e40]}, "found `1e\\+40`; expected at most 1e\\+12 in size"),
+        ({"models": ["base"], "weights": [-(10**400)]}, "found an integer of too many digits; expected at"),
         (
             {"models": ["a", "b", "c"], "weights": [3e38, "rest", 3e38], "normalize": False},
             "found `3e\\+38`; expected at most 1e\\+12 in size",
@@ -116,5 +108,5 @@ def test_weights_that_make_no_sense_are_refused(parameters: dict[str, object], m
 def test_vanishing_sum_is_allowed_without_normalisation():
     """Differences of models are sums with weights 1 and -1."""
     op = linear(models=["base", "sft"], weights=[-1, 1], normalize=False)
-    found = op.apply(torch.zeros(2), {"base": torch.ones(2), "sft": torch.full((2,), 3.0)}, Decomposer())
+    found = edited(op, torch.zeros(2), {"base": torch.ones(2), "sft": torch.full((2,), 3.0)})
     assert torch.equal(found, torch.full((2,), 2.0))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from surgery.ops import OPS, Step
 from surgery.ops.base import RESULT
+from surgery.ops.whole import Piece
 from surgery.spectral.decomposer import Decomposer
 from surgery.spectral.triplets import Triplets
 
@@ -149,10 +150,10 @@ class _Asked(Decomposer):
 )
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30)])
 def test_what_is_decomposed_is_told_beforehand(step: dict[str, Any], shape: tuple[int, int]):
-    """`decomposes` names exactly what `apply` asks the decomposer for."""
+    """`decomposes` names exactly what `edit` asks the decomposer for."""
     op = STEP.validate_python(step, context={"roles": ("base", "sft")})
     generator = torch.Generator().manual_seed(0)
     W, b = (torch.randn(shape, generator=generator) for _ in range(2))
     decomposer = _Asked(W, b)
-    op.apply(W, {"base": b}, decomposer)
+    op.edit(Piece(W, {"base": b}, 0, decomposer))
     assert op.decomposes(shape) == decomposer.asked
