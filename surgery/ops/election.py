@@ -27,9 +27,9 @@ def agreeing_sum(
     """sum_i c_i v_i over those i with sign(c_i v_i) = e, entry by entry; with `weights` over sum_i w_i of the same i,
     where that is not about 0 (see `VANISHING_SUM`).
 
-    `sign` is e, 1 or -1 (0: nothing agrees); w_i has the sign of c_i. An entry of 0 agrees with neither; where nothing agrees, the result
-    is 0. The vectors are overwritten: the result is in the memory of the first. With c_i = w_i = 1 it is the disjoint
-    mean of Yadav et al. 2023, arXiv 2306.01708, the step Disjoint Merge.
+    `sign` is e, 1 or -1 (0: nothing agrees); w_i has the sign of c_i. An entry of 0 agrees with neither; where nothing
+    agrees, the result is 0. The vectors are overwritten: the result is in the memory of the first. With c_i = w_i = 1
+    it is the disjoint mean of Yadav et al. 2023, arXiv 2306.01708, the step Disjoint Merge.
     """
     total: Tensor | None = None
     divisor = torch.zeros_like(sign) if weights is not None else None

@@ -17,7 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 import surgery
+from surgery.checkpoint import open_checkpoint
+from surgery.extraction.choice import Aim, choose
 from surgery.extraction.factors import smallest_rank
+from surgery.quantity import Quantity
 from tests.adapters.peft import PREFIX, factors, merged, write_adapter
 from tests.adapters.test_input import loaded
 from tests.commands import Run
@@ -365,6 +368,18 @@ def test_tied_embeddings_are_stored_whole(tmp_path: Path, stored: bool) -> None:
     assert not any("lm_head" in row.name for row in plain.rows)
     assert "ensure_weight_tying" not in config(tmp_path / "plain")
     loaded(f"{pair[0]}+{tmp_path / 'plain'}", "model.norm.weight")
+
+
+def test_leftovers_of_a_model_that_was_tied_are_not_used(tmp_path: Path) -> None:
+    """What is stored of the embedding depends on the head, so an interrupted run of the other kind is refused."""
+    pair = _tied(tmp_path, stored=False)
+    hashes = set()
+    for tied in (True, False):
+        for path in pair:
+            (path / "config.json").write_text(json.dumps({**TIED, "tie_word_embeddings": tied}))
+        inputs = [open_checkpoint(path) for path in pair]
+        hashes.add(choose(*inputs, Aim(rank=Quantity(count=1)), "float32", save=["embedding"]).hash)
+    assert len(hashes) == 2
 
 
 def test_tied_embeddings_that_cannot_be_stored(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from surgery.ops.arcee_fusion import ArceeFusion, row_divergences
-from tests.ops.whole import edited
+from surgery.ops.whole import Piece, Whole
+from surgery.spectral.decomposer import Decomposer
+from tests.ops.whole import NAME, edited
 
 GENERATOR = torch.Generator().manual_seed(13)
 BASE, CHANGE = (torch.randn(40, 30, generator=GENERATOR) for _ in range(2))
@@ -88,10 +90,12 @@ def test_broken_values_are_not_dropped():
         assert not edited(OP, W, {"b": BASE, "w": W}).isfinite().all()
 
 
-def test_an_empty_tensor_stays_empty():
+@pytest.mark.parametrize("shape", [(0, 5), (0,), (5, 0)])
+def test_an_empty_tensor_stays_empty(shape: tuple[int, ...]):
     """There are no quartiles then."""
-    empty = torch.zeros(0, 5)
-    assert edited(OP, empty, {"b": empty, "w": empty}).shape == (0, 5)
+    whole = Whole(NAME, shape, lambda: iter([Piece(empty, {"b": empty, "w": empty}, 0, Decomposer())]))
+    empty = torch.zeros(shape if len(shape) > 1 else (1, 0))
+    assert OP.prepare(whole)(next(iter(whole.pieces()))).shape == empty.shape
 
 
 def test_one_model_is_fused():

@@ -143,6 +143,12 @@ def test_density_1_without_election_is_task_arithmetic(name: str):
     assert op(name, models=models).passes == 1
 
 
+@pytest.mark.parametrize(("density", "epsilon"), [(0.93, 0.07), (0.67, 0.33), (0.07, 0.07)])
+def test_della_may_reach_0_and_1(density: float, epsilon: float):
+    """Probabilities up to 1, and down to 0, however their sum is rounded."""
+    assert op("della", density=density, epsilon=epsilon).density == (density,) * 3
+
+
 @pytest.mark.parametrize("name", SPARSE)
 def test_density_0_is_the_base(name: str):
     """Nothing is kept, and nothing is divided by 0."""
