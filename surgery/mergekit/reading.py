@@ -37,7 +37,9 @@ def is_merge_file(data: object) -> bool:
     if not isinstance(data, dict) or "steps" in data:
         return False
     models = data.get("models")
-    return any(sign in data for sign in _SIGNS) or (isinstance(models, list) and any(isinstance(m, dict) for m in models))
+    return any(sign in data for sign in _SIGNS) or (
+        isinstance(models, list) and any(isinstance(m, dict) for m in models)
+    )
 
 
 def read_merge_file(read: Source) -> tuple[Source, MergeFile]:
