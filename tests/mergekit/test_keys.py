@@ -142,7 +142,19 @@ def test_parameters_of_mergekits_search() -> None:
 
 @pytest.mark.parametrize(
     "method",
-    "task_arithmetic ties dare_linear dare_ties breadcrumbs breadcrumbs_ties della della_linear sce ram ramplus_tl".split(),
+    [
+        "task_arithmetic",
+        "ties",
+        "dare_linear",
+        "dare_ties",
+        "breadcrumbs",
+        "breadcrumbs_ties",
+        "della",
+        "della_linear",
+        "sce",
+        "ram",
+        "ramplus_tl",
+    ],
 )
 def test_the_base_alone_is_the_result(method: str) -> None:
     """Task vectors of no model leave the base; so people merge an adapter into its model."""
