@@ -33,9 +33,9 @@ class Method:
     """A merge method; its operation has the same name.
 
     base: `none`, the base is a model like the others; `optional`, `needed`, it is what task vectors are taken from;
-    `first`, it is the first of the two models that are merged. least, most: how many models, the base not counted (with
-    `none` it counts); with no task vectors, where `least` is 0, the result is the base. without_effect: parameters that
-    mergekit accepts and that change nothing here, and why. respell: makes of the step's fields those of the operation.
+    `first`, it is the first of the two models that are merged. least, most: how many models, the base not counted
+    (with `none` it counts); with 0, the base alone is the result. without_effect: parameters that mergekit accepts and
+    that change nothing here, and why. respell: makes of the step's fields those of the operation.
     """
 
     base: Base

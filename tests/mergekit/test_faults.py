@@ -102,6 +102,18 @@ FAULTS = {
         TIES.replace("  - model: math\n", "  - model: math\n    density: 0.3\n"),
         ["merge.yml:5 models[1].density: unknown key `density`; put it under `parameters` (mergekit ignores it)"],
     ),
+    "an adapter beside its model": (
+        TIES.replace("  - model: math\n", "  - model: math\n    lora: org/lora\n"),
+        ["merge.yml:5 models[1].lora: unknown key `lora`; write `model: MODEL+ADAPTER` (mergekit ignores it)"],
+    ),
+    "models to be measured": (
+        "models: [{model: a}, {model: b}]\nmetric_method: all\n",
+        ["merge.yml:2 metric_method: unknown key `metric_method`; did you mean `merge_method`? (mergekit ignores it)"],
+    ),
+    "models and no method": (
+        "models: [{model: a}, {model: b}]\ndtype: float32\n",
+        ["merge.yml:1: `merge_method` is missing; expected what to do with the models"],
+    ),
     "a revision in another place": (
         TIES.replace("  - model: math\n", "  - model: math\n    revision: v2\n"),
         ["merge.yml:5 models[1].revision: unknown key `revision`; write `model: org/name@REVISION` (mergekit"],

@@ -130,6 +130,38 @@ def test_what_has_no_effect_in_mergekit_either() -> None:
     assert str(note) == "merge.yml:3 slices[0].residual_weight: no effect, in mergekit either"
 
 
+def test_parameters_of_mergekits_search() -> None:
+    """`smooth` and `allow_negative_weights`, which people copy from files of mergekit-evolve: told, and left out."""
+    found = converted(LINEAR + "parameters: {smooth: false, allow_negative_weights: false}\n")
+    assert found.data["steps"] == data(LINEAR)["steps"]
+    assert [str(note) for note in found.notes] == [
+        f"merge.yml:5 parameters.{name}: no effect, in mergekit 0.1.5 either"
+        for name in ("smooth", "allow_negative_weights")
+    ]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "task_arithmetic",
+        "ties",
+        "dare_linear",
+        "dare_ties",
+        "breadcrumbs",
+        "breadcrumbs_ties",
+        "della",
+        "della_linear",
+        "sce",
+        "ram",
+        "ramplus_tl",
+    ],
+)
+def test_the_base_alone_is_the_result(method: str) -> None:
+    """Task vectors of no model leave the base; so people merge an adapter into its model."""
+    made = data(f"models: [{{model: org/a+org/lora}}]\nbase_model: org/a+org/lora\nmerge_method: {method}\n")
+    assert made["steps"] == [{"op": "passthrough", "models": ["lora"]}]
+
+
 def test_arithmetic_in_float64() -> None:
     """The output's dtype is the other one; that the arithmetic differs is told."""
     made = converted(LINEAR + "dtype: float64\nout_dtype: bfloat16\n")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ import surgery
 from surgery.errors import PlanError
 from tests.commands import Run
 from tests.mergekit.files import FILES, FRANKENMERGE, LINEAR, SLERP_OF_MODELS
+from tests.mergekit.formulas import elected, gradient, slerp, trimmed, windowed
 from tests.pairs import LLAMA_CONFIG, llama, near, read, write
 from tests.tiny_tokenizers import save, words
 
@@ -51,47 +51,8 @@ def file(models: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def value(setting: Any, name: str) -> float:
-    """The value of a parameter for a tensor: the first filter that is in its name; a gradient from 0 to 1 over the
-    layers, 0 outside of them.
-    """
-    if isinstance(setting, list) and isinstance(setting[0], dict):
-        setting = next(item["value"] for item in setting if item.get("filter", "") in name)
-    if not isinstance(setting, list):
-        return float(setting)
-    layer = re.search(r"layers\.(\d+)\.", name)
-    depth = int(layer[1]) / (LAYERS - 1) if layer else 0.0
-    return float(np.interp(depth, np.linspace(0, 1, len(setting)), setting))
-
-
-def slerp(t: float, a: Tensor, b: Tensor) -> Tensor:
-    angle = torch.acos((a * b).sum() / (a.norm() * b.norm()))
-    if angle.cos() > 0.9995:
-        return (1 - t) * a + t * b
-    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
-
-
-def trimmed(delta: Tensor, density: float) -> Tensor:
-    """The largest entries."""
-    kept = max(1, int(density * delta.numel()))
-    smallest = delta.abs().flatten().sort(descending=True).values[kept - 1]
-    return delta * (delta.abs() >= smallest)
-
-
-def windowed(delta: Tensor, density: float, gamma: float) -> Tensor:
-    """The largest entries, without the very largest."""
-    n = delta.numel()
-    kept, top = int(density * n), int(gamma * n)
-    first = max(0, n - kept - top)
-    ranks = delta.abs().flatten().argsort().argsort().reshape(delta.shape)
-    return delta * ((ranks >= first) & (ranks < first + kept))
-
-
-def elected(deltas: list[Tensor], weights: list[float]) -> Tensor:
-    """The weighted mean of what has the sign of the weighted sum."""
-    weighted = torch.stack([w * delta for w, delta in zip(weights, deltas, strict=True)])
-    agree = torch.sign(weighted) == torch.where(weighted.sum(0) >= 0, 1, -1)
-    total = sum(w * mask for w, mask in zip(weights, agree, strict=True))
-    return (weighted * agree).sum(0) / torch.where(total == 0, 1, total)
+    """The value of a parameter for a tensor of these models."""
+    return gradient(setting, name, LAYERS)
 
 
 def reference(kind: str, of: dict[str, dict[str, Tensor]], name: str) -> Tensor:
