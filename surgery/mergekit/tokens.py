@@ -3,7 +3,9 @@
 mergekit matches rows by the exact texts of the tokens, and gives a model that lacks a token the row that the base model
 has for it, else that of the only model that has it, else the mean of all that do. Recipes of ours give it the row of
 `start`, or else of the first model that has it: with `start` the base model, and with two models in any case, that is
-the same but for the last case. A difference that the file shows is told in a note.
+the same but for the last case. Where `start` is another model, it differs for tokens that it and the base have and a
+third model lacks, of which there are none where all were made from the base. A difference that the file shows is told
+in a note.
 """
 
 from __future__ import annotations
@@ -84,13 +86,13 @@ def _ends(groups: Sequence[Group]) -> list[list[str]]:
     return [[member.model for member in group.members] for group in (groups[0], groups[-1])]
 
 
-def _other_base(start: str, groups: Sequence[Group], models: Sequence[str]) -> str | None:
-    """The base model, where that lends rows in mergekit and `start` does here, with a difference.
+def _other_base(start: str, groups: Sequence[Group]) -> str | None:
+    """The base model that lends rows in mergekit where `start` does here.
 
     Of two models one lacks a token, and the other lends its row, whichever is the base.
     """
     bases = [group.base for group in (groups[0], groups[-1]) if group.base in [m.model for m in group.members]]
-    return next((base for base in bases if base not in (None, start)), None) if len(models) > 2 else None
+    return next((base for base in bases if base not in (None, start)), None)
 
 
 def _differences(
@@ -114,7 +116,9 @@ def _differences(
         lacking = f"a token that {role} lacks, too," if base else "a token"
         lender = "the first model that has it" if base else f"{role}, or else of the first model that has it"
         lender = lender if union else role
-        yield f"a model without {lacking} counts as having the row of {lender}, in mergekit the mean of all"
+        other = _other_base(start, groups)
+        theirs = "the mean of all" if other is None else f"that of the base model `{roles[other]}`"
+        yield f"a model without {lacking} counts as having the row of {lender}, in mergekit {theirs}"
     if any(start not in end or (union and set(end) != set(roles)) for end in ends):
         yield (
             "in mergekit only the models of the first slice lend rows to the embedding, and those of the last to the "

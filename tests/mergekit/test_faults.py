@@ -108,7 +108,7 @@ FAULTS = {
     ),
     "models to be measured": (
         "models: [{model: a}, {model: b}]\nmetric_method: all\n",
-        ["merge.yml:2 metric_method: unknown key `metric_method`; did you mean `merge_method`? (mergekit ignores it)"],
+        ["merge.yml:2 metric_method: unknown key `metric_method`; did you mean `merge_method`? (this looks like a recipe"],
     ),
     "models and no method": (
         "models: [{model: a}, {model: b}]\ndtype: float32\n",
@@ -269,25 +269,6 @@ FAULTS = {
         TIES + "tokenizer_source: org/other\n",
         ["merge.yml:8 tokenizer_source: `org/other` is not among the models, so no embedding has its tokens; expected"],
     ),
-    "the tokenizer of another model than the base": (
-        TIES + "tokenizer: {source: math}\n",
-        [
-            (
-                "merge.yml:8 tokenizer.source: `math` is not supported here: a model without one of its tokens has the "
-                "row of the base model `base` in mergekit, and would have that of `math`; write `base` or `union`"
-            )
-        ],
-    ),
-    "the tokens of another base than that of a slice": (
-        SLICES.replace("slices:\n", "slices:\n" + OF_B) + "tokenizer_source: base\n",
-        [
-            (
-                "merge.yml:10 tokenizer_source: `base` is not supported here: a model without one of its tokens has "
-                "the row of the base model `b` in mergekit, and would have that of `a`; make `b` the `base_model` of "
-                "the file"
-            )
-        ],
-    ),
     "padding to nothing": (
         TIES + "tokenizer:\n  pad_to_multiple_of: 0\n",
         ["merge.yml:9 tokenizer.pad_to_multiple_of: found `0`; expected 1 or more"],
@@ -398,12 +379,12 @@ FAULTS = {
         ["merge.yml:3 merge_method: `passthrough` found 2 models with the base model; expected 1 model"],
     ),
     "all at once": (
-        TIES.replace("weight: 0.5}", "wait: 0.5}") + "parameters: {normalize: maybe}\ntokenizer_source: sft\n",
+        TIES.replace("weight: 0.5}", "wait: 0.5}") + "parameters: {normalize: maybe}\ntokenizer_source: other\n",
         [
             "merge.yml:4 models[1]: `weight` of `math` is missing",
             "merge.yml:5 models[1].parameters.wait: unknown parameter `wait`",
             "merge.yml:8 parameters.normalize: found `maybe`",
-            "merge.yml:9 tokenizer_source: `sft` is not supported here",
+            "merge.yml:9 tokenizer_source: `other` is not among the models",
         ],
     ),
 }

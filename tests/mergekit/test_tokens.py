@@ -118,6 +118,15 @@ def test_the_tokens_of_any_model_without_a_base(run: Callable[[str], Path], mode
     torch.testing.assert_close(found[1], 2 * of["code"][1] + of["sft"][3])
 
 
+def test_the_tokens_of_one_model_of_three(run: Callable[[str], Path], models: Path):
+    """Neither of the base nor of all. What another model lacks of them has that model's row, as the note says."""
+    out = run(TASK_ARITHMETIC + "tokenizer_source: MODELS/math\n")
+    check(out, models, ["base", "sft", "math"], "base", task_arithmetic, but="c <pad>")
+    base, math = (read(models / name)[EMBEDDING] for name in ("base", "math"))
+    torch.testing.assert_close(read(out)[EMBEDDING][1], base[3] + (0.3 + 0.5) * (math[1] - base[3]))
+    assert (out / "tokenizer.json").read_bytes() == (models / "math" / "tokenizer.json").read_bytes()
+
+
 def test_a_token_that_the_base_lacks_and_several_have(run: Callable[[str], Path], models: Path):
     """mergekit takes the mean of those for the base, we the first's row: the one difference that `union` makes."""
     more = "  - {model: MODELS/code, parameters: {weight: 0.9}}\nbase_model"
@@ -190,6 +199,14 @@ tokenizer_source: base
                     "a model without a token that `base` lacks, too, counts as having the row of the first model that "
                     "has it, in mergekit the mean of all"
                 ),
+            ],
+        ),
+        (
+            TASK_ARITHMETIC + "tokenizer_source: MODELS/math",
+            [
+                "the output has the config of `math`, in mergekit that of `base`",
+                PADDING.replace("base", "math"),
+                "a model without a token counts as having the row of `math`, in mergekit that of the base model `base`",
             ],
         ),
         (SLERP + "tokenizer_source: union", [PADDING, ENTRIES]),
