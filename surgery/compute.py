@@ -269,5 +269,5 @@ def _not_finite(result: torch.Tensor, dtype: DType, tensor: TensorPlan, overflow
     bad = int((~result.isfinite()).sum())
     return (
         f"`{tensor.slot.name}` ({inputs}): {bad} values of the result are NaN or infinite: an input holds such values, "
-        f"or the sum overflows; leave the tensor out of `select`, or take a sound checkpoint"
+        f"or the sum overflows; leave the tensor out of `select`, or take a sound checkpoint, and add `--fresh`"
     )

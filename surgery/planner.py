@@ -268,7 +268,11 @@ class _Planner:
 
     def _notes(self) -> list[str]:
         """What there is to know of the models, whatever the recipe."""
-        return list(dict.fromkeys(note for checkpoint in self.inputs.values() for note in checkpoint.notes))
+        notes = dict.fromkeys(note for checkpoint in self.inputs.values() for note in checkpoint.notes)
+        start = self.inputs[self.recipe.start]
+        if start.is_directory and not start.config:
+            notes[f"`{start.source}` has no config.json, so the output has none: no program loads it without"] = None
+        return list(notes)
 
     def _tensor(self, draft: _Draft, slot: TensorInfo) -> TensorPlan:
         ops = [self.ops[number, slot.name] for number in draft.steps]

@@ -84,8 +84,11 @@ class Unfinished(Closing):
             places.partial.parent.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(places.journal)
             try:
+                check_replaceable(places.out, kind, overwrite=overwrite)  # another run may have ended meanwhile
                 self._claim(identity, fresh)
             except BaseException:
+                if not places.partial.exists():
+                    self._journal.remove()
                 self.close()
                 raise
 

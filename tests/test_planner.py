@@ -149,6 +149,15 @@ def test_a_tied_head_is_not_written_twice(tmp_path: Path) -> None:
     assert {t.slot.name for t in made.tensors if t.steps} == {"lm_head.weight", "model.embed_tokens.weight"}
 
 
+def test_a_start_without_a_config_is_told(tmp_path: Path) -> None:
+    """Its output is as complete as it is, and loads nowhere."""
+    base = llama(layers=1)
+    models = [write(tmp_path / name, base) for name in ("base", "sft")]
+    assert not any("config.json" in remark for remark in surgery.plan(recipe(linear()), models).remarks)
+    (models[1] / "config.json").unlink()
+    assert any("has no config.json" in remark for remark in surgery.plan(recipe(linear()), models).remarks)
+
+
 def test_a_plan_knows_whether_the_head_is_tied(tmp_path: Path) -> None:
     """What is random, and what differs from layer to layer, is the embedding's there, so the hash is another."""
     base = llama(layers=1)

@@ -245,6 +245,23 @@ def test_what_appears_at_the_output_during_the_run_is_kept(pair: tuple[Path, Pat
     assert surgery.apply(AVERAGE, pair, out).resumed == len(read(pair[1]))
 
 
+def test_what_another_run_finished_meanwhile_is_noticed_before_the_work(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look at the output and the lock: nothing is computed, and nothing is left."""
+    out, real = tmp_path / "out", Journal.__init__
+
+    def late(self: Journal, path: Path) -> None:
+        monkeypatch.setattr(Journal, "__init__", real)
+        surgery.apply(AVERAGE, pair, out)
+        real(self, path)
+
+    monkeypatch.setattr(Journal, "__init__", late)
+    with pytest.raises(OutputError, match="exists already"):
+        surgery.apply(AVERAGE, pair, out)
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
+
+
 def test_an_input_that_is_rewritten_during_the_run_is_noticed(pair: tuple[Path, Path], tmp_path: Path) -> None:
     """The output of a mixture of old and new bytes does not appear."""
     with pytest.raises(CheckpointError, match="was modified since its header was read"):

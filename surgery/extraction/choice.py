@@ -13,6 +13,7 @@ from math import prod
 from surgery.checkpoint import Checkpoint
 from surgery.dtypes import DType
 from surgery.errors import Fault, PlanError
+from surgery.extraction.fit import layer_faults, token_faults
 from surgery.header import TensorInfo, listed, shown
 from surgery.plan import PIECE_ELEMENTS, check_memory
 from surgery.quantity import Quantity
@@ -188,7 +189,11 @@ class _Chooser:
         if kind in _TRANSPOSED:
             message = f"`model_type` is `{kind}`, whose layers store their weights transposed; not supported"
             self.faults.append(Fault(self.base.source, message))
+        self.faults += layer_faults(self.base, self.model)
         targets = tuple(self._targets())
+        stored = (target.name for target in targets if target.factors or target.save)
+        rows = (name for name in stored if name in (self.embedding, self.head))
+        self.faults += (fault for name in rows for fault in token_faults(self.base, self.model, name))
         if not self.faults and not any(target.factors or target.save for target in targets):
             self.faults.append(Fault("", "the models have no matrix in common that is selected"))
         if self.faults:

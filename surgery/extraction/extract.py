@@ -132,7 +132,9 @@ def _left_out(rows: Sequence[Row]) -> list[str]:
     names = [row.name for row in rows if row.kept == "nothing"]
     if not names:
         return []
-    return [f"{listed(names)}: differ and are left out, since they are no matrices; `--save` stores them whole"]
+    why = "differs and is" if len(names) == 1 else "differ and are"
+    told = f"{listed(names)}: {why} left out, since only weights of linear layers have factors"
+    return [f"{told}; `--save embedding --save norm`, or any other group or name, stores tensors whole"]
 
 
 def _manifest(

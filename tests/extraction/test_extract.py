@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import surgery
 from surgery.checkpoint import open_checkpoint
+from surgery.errors import PlanError
 from surgery.extraction.choice import Aim, choose
 from surgery.extraction.factors import smallest_rank
 from surgery.quantity import Quantity
@@ -25,6 +26,7 @@ from tests.adapters.peft import PREFIX, factors, merged, write_adapter
 from tests.adapters.test_input import loaded
 from tests.commands import Run
 from tests.pairs import files, llama, near, read, write
+from tests.tiny_tokenizers import save, words
 
 LAYER = "model.layers.0.self_attn.q_proj"
 
@@ -194,7 +196,7 @@ def test_what_is_left_out_is_told(pair: tuple[Path, Path], tmp_path: Path) -> No
     left = [row for row in found.rows if row.kept == "nothing"]
     assert {row.name for row in left} == {name for name in read(pair[0]) if "norm" in name or "embed" in name}
     assert all(row.energy == 0 and row.error == 1 for row in left)
-    assert any("left out, since they are no matrices; `--save`" in remark for remark in found.remarks)
+    assert any("since only weights of linear layers have factors; `--save" in remark for remark in found.remarks)
 
 
 def test_the_manifest_holds_the_report(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -368,6 +370,20 @@ def test_tied_embeddings_are_stored_whole(tmp_path: Path, stored: bool) -> None:
     assert not any("lm_head" in row.name for row in plain.rows)
     assert "ensure_weight_tying" not in config(tmp_path / "plain")
     loaded(f"{pair[0]}+{tmp_path / 'plain'}", "model.norm.weight")
+
+
+def test_layers_and_tokens_must_be_those_of_the_base(tmp_path: Path) -> None:
+    """Another number of layers, and ids that mean other tokens where rows of the head are subtracted, are faults."""
+    base, deep = write(tmp_path / "base", llama(layers=2)), write(tmp_path / "deep", llama(layers=3, seed=1))
+    with pytest.raises(PlanError, match=r"`model\.layers` has 2 layers in the base and 3 in the model; expected two"):
+        surgery.extract_lora(base, deep, tmp_path / "lora", rank=1)
+    other = write(tmp_path / "other", llama(layers=2, seed=1))
+    entries = ["?", *"abcdefghijklmnopqrs"]
+    save(words(entries), base)
+    save(words([*entries[:3], "d", "c", *entries[5:]], ["<new>"]), other)
+    with pytest.raises(PlanError, match=r"2 token ids do not mean the same: 3 is `c` in the base and `d`"):
+        surgery.extract_lora(base, other, tmp_path / "lora", rank=1)
+    assert surgery.extract_lora(base, other, tmp_path / "lora", rank=1, exclude="lm_head").rows
 
 
 def test_leftovers_of_a_model_that_was_tied_are_not_used(tmp_path: Path) -> None:

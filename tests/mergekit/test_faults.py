@@ -108,7 +108,7 @@ FAULTS = {
     ),
     "models to be measured": (
         "models: [{model: a}, {model: b}]\nmetric_method: all\n",
-        ["merge.yml:2 metric_method: unknown key `metric_method`; did you mean `merge_method`? (this looks like a recipe"],
+        ["merge.yml:2 metric_method: unknown key `metric_method`; did you mean `merge_method`? (this looks like"],
     ),
     "models and no method": (
         "models: [{model: a}, {model: b}]\ndtype: float32\n",
