@@ -107,7 +107,7 @@ def test_conversion(asked: str, expected: str | None, notes: int) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "expected"),
-    [("auto", "{{ 'tuned' }}"), ("chatml", FORMATS["chatml"]), ("'{% if true %}{{ 1 + 1 }}{% endif %}'", None)],
+    [("auto", "{{ 'tuned' }}\n"), ("chatml", FORMATS["chatml"]), ("'{% if true %}{{ 1 + 1 }}{% endif %}'", None)],
 )
 def test_running(tmp_path: Path, asked: str, expected: str | None) -> None:
     """The output's tokenizer has it, in all files that say so; of the models' the most common, however it is stored."""
